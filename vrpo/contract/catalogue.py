@@ -119,7 +119,7 @@ def load_catalogue(path: Path) -> Catalogue:
     folder = path.resolve().parent
 
     def absolute(entry_path: str | None) -> str | None:
-        return None if entry_path is None else str((folder / Path(entry_path).expanduser()))
+        return None if entry_path is None else str(folder / Path(entry_path).expanduser())
 
     return Catalogue(
         models=tuple(m.model_copy(update={"path": absolute(m.path)}) for m in catalogue.models),
