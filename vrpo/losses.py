@@ -1,0 +1,306 @@
+"""The VRPO objective over pairs: pure functions of rewards, predicted preferences and labels.
+
+Ye, Zhou, Zhu, Quinzan and Shi, "Robust RLHF for LLM Fine-Tuning", arXiv 2504.03784. For a pair with
+margin ``m`` and a pair loss ``phi``, write ``l(q; m) = q phi(m) + (1 - q) phi(-m)``: the loss when
+the first completion is preferred with probability ``q``. A labelled prompt then costs
+
+    l(z; m) - lambda l(p; m) + lambda U
+
+the loss on the label ``z``, minus what the preference model expects of the same pair, plus ``U``,
+the mean of what it expects of pairs drawn from the reference policy. The last two have equal mean
+when the labelled completions come from that policy, so they change the variance of the estimate and
+not its target.
+
+Where this differs from the paper and from the authors' code: the weight ``lambda`` is free (the
+paper has 1), ``U`` runs over all pairs of the K samples, and with ``pool`` over all pairs of the
+K + 2 draws, which also makes K = 0 plain DPO. The label enters linearly, so the first two terms are
+one closed form, and the four-term sum, which loses its digits in low precision, is never taken.
+
+Shapes: B = prompts, K = sampled completions, C = 2 + K completions, P = pairs. Columns 0 and 1 are
+the labelled completions. Everything is computed in float32, or in float64 if rewards are float64.
+"""
+
+from typing import Final, Literal, NamedTuple, TypedDict, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LossName = Literal["sigmoid", "ipo", "hinge", "ramp"]
+LOSSES: Final[tuple[str, ...]] = get_args(LossName)
+RAMP_CEILING_MARGIN: Final = -0.5
+"""The authors' truncated hinge is constant (1.5) for margins below this."""
+
+
+class Preset(TypedDict):
+    """Keyword arguments of ``vrpo_loss`` under one name."""
+
+    control_weight: float
+    pool: bool
+    loss: LossName
+
+
+PAPER: Final[Preset] = {"control_weight": 1.0, "pool": False, "loss": "sigmoid"}
+"""The published objective; with K = 2 it is one reference pair a prompt."""
+REFERENCE_CODE: Final[Preset] = {"control_weight": 1.0, "pool": False, "loss": "ramp"}
+"""What the authors' trainer minimises, with K = 2: a truncated hinge, whatever loss_type says."""
+
+
+class VrpoTerms(NamedTuple):
+    """The parts of the loss, each (B,): ``loss = observed + lambda (resampled - predicted)``."""
+
+    observed: Tensor
+    """Loss on the label."""
+    predicted: Tensor
+    """What the preference model expects of the labelled pair."""
+    resampled: Tensor
+    """What it expects of reference pairs; equals ``predicted`` for a prompt without a pair."""
+    margin: Tensor
+    """Reward of column 0 minus that of column 1, before any clip."""
+
+
+def vrpo_loss(
+    rewards: Tensor,
+    preference: Tensor,
+    label: Tensor,
+    *,
+    control_weight: float | Tensor,
+    pool: bool = True,
+    loss: LossName = "sigmoid",
+    margin_clip: float | None = None,
+    tau: float | None = None,
+    sample_mask: Tensor | None = None,
+) -> Tensor:
+    """Return the loss of each prompt, (B,), not reduced.
+
+    ``rewards`` (B, C): beta times the log-ratio of policy and anchor, or a reward head's scores;
+    for ``ipo`` the log-ratio averaged over tokens, without beta. ``preference`` (B, C, C): entry
+    [b, j, k] is the predicted probability that completion j is preferred to k, and [b, j, k] +
+    [b, k, j] = 1; no gradient goes through it. ``label`` (B,): probability that column 0 is
+    preferred; a tie is 0.5, mean votes are allowed, and so are rDPO's labels outside [0, 1].
+
+    ``control_weight`` in [0, 1], a number or (B,): 0 is DPO, 1 the paper. ``pool`` takes the pairs
+    of all C draws instead of the K samples. ``margin_clip`` limits the margins of all three terms, which
+    bounds the loss and keeps the correction's mean at zero. ``tau`` is the strength of ``ipo``,
+    used by it alone. ``sample_mask`` (B, K) is True where a sample exists. A prompt without a
+    reference pair (fewer than 2 samples, not pooled) has its correction switched off.
+
+    Raises ValueError for shapes that do not fit, an unknown loss, a weight outside [0, 1] given as
+    a number, ``ipo`` without a positive ``tau``, or a margin clip that is not positive.
+    """
+    check_arguments(rewards, preference, label, loss=loss, margin_clip=margin_clip, tau=tau)
+    if not isinstance(control_weight, Tensor) and not 0.0 <= control_weight <= 1.0:
+        raise ValueError(f"control_weight must be in [0, 1], got {control_weight}")
+    pairs = reference_pairs(rewards, preference, pool=pool, sample_mask=sample_mask)
+    margin, predicted, label = labelled_pair(rewards, preference, label)
+    weight = torch.as_tensor(control_weight, dtype=margin.dtype, device=margin.device).detach()
+    weight = weight * pairs.exists
+    margin = clip_margin(margin, margin_clip)
+    labelled = _labelled_loss(margin, label, predicted, weight, loss=loss, tau=tau)
+    sampled = clip_margin(pairs.margin, margin_clip)
+    pair_losses_BP = pair_loss(sampled, pairs.preference, loss=loss, tau=tau)
+    return labelled + weight * pairs.mean(pair_losses_BP)
+
+
+def vrpo_terms(
+    rewards: Tensor,
+    preference: Tensor,
+    label: Tensor,
+    *,
+    pool: bool = True,
+    loss: LossName = "sigmoid",
+    margin_clip: float | None = None,
+    tau: float | None = None,
+    sample_mask: Tensor | None = None,
+) -> VrpoTerms:
+    """Return the terms of the loss and the margin, for metrics; arguments as in ``vrpo_loss``."""
+    check_arguments(rewards, preference, label, loss=loss, margin_clip=margin_clip, tau=tau)
+    pairs = reference_pairs(rewards, preference, pool=pool, sample_mask=sample_mask)
+    margin, preferred, label = labelled_pair(rewards, preference, label)
+    clipped = clip_margin(margin, margin_clip)
+    predicted = pair_loss(clipped, preferred, loss=loss, tau=tau)
+    sampled = clip_margin(pairs.margin, margin_clip)
+    pair_losses_BP = pair_loss(sampled, pairs.preference, loss=loss, tau=tau)
+    return VrpoTerms(
+        observed=pair_loss(clipped, label, loss=loss, tau=tau),
+        predicted=predicted,
+        resampled=torch.where(pairs.exists > 0, pairs.mean(pair_losses_BP), predicted),
+        margin=margin,
+    )
+
+
+def pair_loss(margin: Tensor, preference: Tensor, *, loss: LossName, tau: float | None) -> Tensor:
+    """Return ``l(preference; margin)``, the expected loss of pairs, of the shape of ``margin``."""
+    if loss == "sigmoid":
+        return _softplus(margin) - preference * margin
+    if loss == "ipo":
+        tau = _positive(tau)
+        return margin.square() + 1 / (4 * tau**2) - (2 * preference - 1) * margin / tau
+    return preference * _phi(margin, loss) + (1 - preference) * _phi(-margin, loss)
+
+
+def pair_slope(margin: Tensor, preference: Tensor, *, loss: LossName, tau: float | None) -> Tensor:
+    """Return the derivative of ``pair_loss`` with respect to the margin, in closed form."""
+    if loss == "sigmoid":
+        return torch.sigmoid(margin) - preference
+    if loss == "ipo":
+        return 2 * margin - (2 * preference - 1) / _positive(tau)
+    return preference * _phi_slope(margin, loss) - (1 - preference) * _phi_slope(-margin, loss)
+
+
+def smoothed_label(label: Tensor, *, flip_rate: float) -> Tensor:
+    """Return the label of cDPO (Mitchell 2023): the label after flips with ``flip_rate``."""
+    return (1 - flip_rate) * label + flip_rate * (1 - label)
+
+
+def debiased_label(label: Tensor, *, flip_rate: float) -> Tensor:
+    """Return the label of rDPO (arXiv 2403.00409): the loss is then unbiased under known flips.
+
+    Lies outside [0, 1]; the loss is linear in the label. Raises ValueError unless 0 <= rate < 0.5.
+    """
+    if not 0.0 <= flip_rate < 0.5:
+        raise ValueError(f"flip_rate must be in [0, 0.5), got {flip_rate}")
+    return (label - flip_rate) / (1 - 2 * flip_rate)
+
+
+class ReferencePairs(NamedTuple):
+    """The pairs that the reference term averages over."""
+
+    margin: Tensor
+    """(B, P)."""
+    preference: Tensor
+    """(B, P): probability that the first of the pair is preferred; no gradient."""
+    first: Tensor
+    """(P,) column of the first completion."""
+    second: Tensor
+    """(P,) column of the second completion."""
+    weight: Tensor
+    """(B, P): one over the prompt's number of pairs where the pair exists, else 0."""
+    exists: Tensor
+    """(B,): 1 where the prompt has a pair, else 0."""
+
+    def mean(self, values_BP: Tensor) -> Tensor:
+        """Return the mean of ``values_BP`` over each prompt's pairs, (B,)."""
+        return (self.weight * values_BP).sum(dim=1)
+
+
+def reference_pairs(
+    rewards: Tensor, preference: Tensor, *, pool: bool, sample_mask: Tensor | None
+) -> ReferencePairs:
+    """Return all unordered pairs of the draws, with zero margin where a sample is missing.
+
+    Equal samples are kept: dropping them would bias the mean. Raises ValueError for a mask whose
+    shape is not (B, K).
+    """
+    rewards = at_least_float32(rewards)
+    batch, columns = rewards.shape
+    valid_BC = torch.ones(batch, columns, dtype=torch.bool, device=rewards.device)
+    if sample_mask is not None:
+        if sample_mask.shape != (batch, columns - 2):
+            expected = (batch, columns - 2)
+            raise ValueError(f"sample_mask must be {expected}, got {tuple(sample_mask.shape)}")
+        valid_BC = torch.cat([valid_BC[:, :2], sample_mask.bool()], dim=1)
+    start = 0 if pool else 2
+    first, second = torch.triu_indices(
+        columns - start, columns - start, offset=1, device=rewards.device
+    ).add(start)
+    valid_BP = valid_BC[:, first] & valid_BC[:, second]
+    margin_BP = (rewards[:, first] - rewards[:, second]).masked_fill(~valid_BP, 0.0)
+    preference_BP = preference[:, first, second].detach().to(rewards.dtype)
+    count = valid_BP.sum(dim=1, keepdim=True)
+    return ReferencePairs(
+        margin=margin_BP,
+        preference=preference_BP.masked_fill(~valid_BP, 0.5),
+        first=first,
+        second=second,
+        weight=valid_BP.to(rewards.dtype) / count.clamp(min=1),
+        exists=(count[:, 0] > 0).to(rewards.dtype),
+    )
+
+
+def labelled_pair(
+    rewards: Tensor, preference: Tensor, label: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return margin, predicted preference and label of the labelled pair, each (B,), one dtype."""
+    rewards = at_least_float32(rewards)
+    predicted = preference[:, 0, 1].detach().to(rewards.dtype)
+    return rewards[:, 0] - rewards[:, 1], predicted, label.detach().to(rewards.dtype)
+
+
+def clip_margin(margin: Tensor, margin_clip: float | None) -> Tensor:
+    """Return the margin limited to ``[-margin_clip, margin_clip]``."""
+    return margin if margin_clip is None else margin.clamp(-margin_clip, margin_clip)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return the values as float32, or as they are when they are float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def check_arguments(
+    rewards: Tensor,
+    preference: Tensor,
+    label: Tensor,
+    *,
+    loss: str,
+    margin_clip: float | None,
+    tau: float | None,
+) -> None:
+    """Raise ValueError for arguments that ``vrpo_loss`` does not take; reads no tensor's values."""
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"rewards must be (B, 2 + K), got {tuple(rewards.shape)}")
+    batch, columns = rewards.shape
+    if preference.shape != (batch, columns, columns):
+        raise ValueError(
+            f"preference must be {(batch, columns, columns)}, got {tuple(preference.shape)}"
+        )
+    if label.shape != (batch,):
+        raise ValueError(f"label must be {(batch,)}, got {tuple(label.shape)}")
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+    if loss == "ipo":
+        _positive(tau)
+    if margin_clip is not None and not margin_clip > 0:
+        raise ValueError(f"margin_clip must be positive, got {margin_clip}")
+
+
+def _labelled_loss(
+    margin: Tensor,
+    label: Tensor,
+    predicted: Tensor,
+    weight: Tensor,
+    *,
+    loss: LossName,
+    tau: float | None,
+) -> Tensor:
+    """Return ``l(label; m) - weight l(predicted; m)`` without cancellation of large terms."""
+    if loss == "sigmoid":
+        return (1 - weight) * _softplus(margin) - (label - weight * predicted) * margin
+    if loss == "ipo":
+        tau = _positive(tau)
+        residual = (2 * label - 1) - weight * (2 * predicted - 1)
+        return (1 - weight) * (margin.square() + 1 / (4 * tau**2)) - residual * margin / tau
+    return (label - weight * predicted) * _phi(margin, loss) + (
+        (1 - label) - weight * (1 - predicted)
+    ) * _phi(-margin, loss)
+
+
+def _softplus(margin: Tensor) -> Tensor:
+    # F.softplus turns linear at 20, which is visible in float64
+    return -F.logsigmoid(-margin)
+
+
+def _phi(margin: Tensor, loss: LossName) -> Tensor:
+    hinge = torch.relu(1 - margin)
+    return hinge - torch.relu(RAMP_CEILING_MARGIN - margin) if loss == "ramp" else hinge
+
+
+def _phi_slope(margin: Tensor, loss: LossName) -> Tensor:
+    slope = -(margin < 1).to(margin.dtype)
+    return slope * (margin > RAMP_CEILING_MARGIN) if loss == "ramp" else slope
+
+
+def _positive(tau: float | None) -> float:
+    if tau is None or not tau > 0:
+        raise ValueError(f"loss 'ipo' needs a positive tau, got {tau}")
+    return tau
