@@ -1,0 +1,1 @@
+"""Alembic's environment and migrations, installed with the product."""

@@ -1,0 +1,1 @@
+"""The database: tables, moves between states, the queue, and who may see what."""
