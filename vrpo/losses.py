@@ -11,10 +11,10 @@ the mean of what it expects of pairs drawn from the reference policy. The last t
 when the labelled completions come from that policy, so they change the variance of the estimate and
 not its target.
 
-Where this differs from the paper and from the authors' code: the weight ``lambda`` is free (the
-paper has 1), ``U`` runs over all pairs of the K samples, and with ``pool`` over all pairs of the
-K + 2 draws, which also makes K = 0 plain DPO. The label enters linearly, so the first two terms are
-one closed form, and the four-term sum, which loses its digits in low precision, is never taken.
+Where this differs from the paper and the authors' code: ``lambda`` is free (theirs is 1), ``U`` runs
+over all pairs of the K samples, and with ``pool`` of all K + 2 draws, so that K = 0 is plain DPO.
+The label enters linearly, so the first two terms are one closed form; the four-term sum, which
+loses its digits in low precision, is never taken.
 
 Shapes: B = prompts, K = sampled completions, C = 2 + K completions, P = pairs. Columns 0 and 1 are
 the labelled completions. Everything is computed in float32, or in float64 if rewards are float64.
@@ -80,10 +80,10 @@ def vrpo_loss(
     preferred; a tie is 0.5, mean votes are allowed, and so are rDPO's labels outside [0, 1].
 
     ``control_weight`` in [0, 1], a number or (B,): 0 is DPO, 1 the paper. ``pool`` takes the pairs
-    of all C draws instead of the K samples. ``margin_clip`` limits the margins of all three terms, which
-    bounds the loss and keeps the correction's mean at zero. ``tau`` is the strength of ``ipo``,
-    used by it alone. ``sample_mask`` (B, K) is True where a sample exists. A prompt without a
-    reference pair (fewer than 2 samples, not pooled) has its correction switched off.
+    of all C draws instead of the K samples. ``margin_clip`` limits the margins of all three
+    terms, which bounds the loss and keeps the correction's mean at zero. ``tau`` is the strength
+    of ``ipo``, used by it alone. ``sample_mask`` (B, K) is True where a sample exists. A prompt
+    without a pair (unpooled, fewer than 2 samples) has its correction switched off.
 
     Raises ValueError for shapes that do not fit, an unknown loss, a weight outside [0, 1] given as
     a number, ``ipo`` without a positive ``tau``, or a margin clip that is not positive.
