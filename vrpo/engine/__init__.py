@@ -1,0 +1,22 @@
+"""The training and scoring engine: a VRPO step that costs no more than DPO's."""
+
+from vrpo.engine.batching import epoch_order, padded_groups, token_budget_groups
+from vrpo.engine.checkpoints import find_latest, load_checkpoint, save_checkpoint
+from vrpo.engine.engine import Engine, Outputs
+from vrpo.engine.examples import Example, make_example
+from vrpo.engine.training import StepResult, Trainer
+
+__all__ = [
+    "Engine",
+    "Example",
+    "Outputs",
+    "StepResult",
+    "Trainer",
+    "epoch_order",
+    "find_latest",
+    "load_checkpoint",
+    "make_example",
+    "padded_groups",
+    "save_checkpoint",
+    "token_budget_groups",
+]

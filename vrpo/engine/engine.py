@@ -1,0 +1,273 @@
+"""Runs a causal language model over examples: log-probs, features, or both, packed or padded.
+
+The packed path needs an architecture that is known to be exact under it; every other model takes
+the padded path, and says so. The first packed row of an engine is checked against the padded
+path; a mismatch falls back loudly, since a silent one would corrupt every log-prob.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vrpo.engine.attention import PACKED
+from vrpo.engine.batching import padded_groups, token_budget_groups
+from vrpo.engine.examples import Example
+from vrpo.engine.head import completion_logprobs
+from vrpo.engine.packing import Row, pack
+from vrpo.errors import NumericalError
+
+PACKED_ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2"})
+"""``config.model_type`` of the families whose packed log-probs are tested to be exact."""
+SELF_CHECK_TOLERANCE = 1e-3
+"""Largest log-prob difference per token, relative to 1 + |log-prob|, that the self-check takes."""
+
+Progress = Callable[[int, int], None]
+Path = Literal["auto", "packed", "padded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one pass gives for one example of C completions and hidden size H."""
+
+    logprobs_C: Tensor
+    """Summed over each completion's tokens."""
+    features_CF: Tensor | None
+    """F = 2H: the hidden state of the last token beside the mean over the completion."""
+
+
+def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a peft wrapper (with its adapter layers), or itself."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def packed_refusal(model: PreTrainedModel) -> str | None:
+    """Return why the packed path cannot take this model, or None where it can."""
+    config = model.config.get_text_config()
+    if config.model_type not in PACKED_ARCHITECTURES:
+        return f"architecture {config.model_type!r} is not one of {sorted(PACKED_ARCHITECTURES)}"
+    windows = getattr(config, "layer_types", None) or []
+    uses_window = getattr(config, "use_sliding_window", True)
+    if "sliding_attention" in windows or (uses_window and getattr(config, "sliding_window", None)):
+        return f"sliding-window attention of {config.sliding_window} tokens"
+    dropouts = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+    if model.training and any(getattr(config, name, 0) for name in dropouts):
+        return "dropout"
+    return None
+
+
+class Engine:
+    """Log-probs and features of completions under a model, with or without gradients.
+
+    ``path``: ``auto`` packs where the model allows it. ``max_row_tokens`` bounds a packed row
+    (short rows stay in a CPU's cache); ``logprob_chunk`` bounds how many tokens' logits exist at
+    a time. ``on_warning`` hears why the padded path was taken.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        path: Path = "auto",
+        max_row_tokens: int | None = None,
+        logprob_chunk: int = 128,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> None:
+        self.model = model
+        self._inner = unwrapped(model)
+        self._warn = on_warning or (lambda message: None)
+        on_gpu = self.device.type == "cuda"
+        self.max_row_tokens = max_row_tokens or (4096 if on_gpu else 512)
+        self._logprob_chunk = 2048 if on_gpu and logprob_chunk == 128 else logprob_chunk
+        refusal = packed_refusal(self._inner) if path != "padded" else "asked for"
+        if refusal and path == "packed":
+            raise ValueError(f"this model cannot be packed: {refusal}")
+        if refusal and path == "auto":
+            self._warn(f"prompts are not shared, so steps are slower: {refusal}")
+        self.is_packed = refusal is None
+        self._is_checked = path == "packed"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return next(self._inner.parameters()).device
+
+    def logprobs(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
+        """Return (C,) float32 log-probs per example, each summed over the completion's tokens."""
+        return [outputs.logprobs_C for outputs in self.run(examples, grad=grad)]
+
+    def features(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Return (C, 2H) float32 features per example, without gradient.
+
+        The hidden state of the completion's last token beside the mean over its tokens.
+        """
+        outputs = self.run(examples, grad=False, features=True)
+        return [o.features_CF for o in outputs if o.features_CF is not None]
+
+    def score(
+        self,
+        examples: Sequence[Example],
+        *,
+        features: bool = False,
+        progress: Progress | None = None,
+        raise_if_cancelled: Callable[[], None] | None = None,
+    ) -> list[Outputs]:
+        """Return the outputs of many examples, in their order, without gradient.
+
+        ``progress(done, total)`` counts examples. Raises ``NumericalError`` for a log-prob that is
+        not finite.
+        """
+        results: list[Outputs | None] = [None] * len(examples)
+        done = 0
+        for group in self._groups(examples):
+            if raise_if_cancelled:
+                raise_if_cancelled()
+            outputs = self.run([examples[index] for index in group], grad=False, features=features)
+            for index, output in zip(group, outputs, strict=True):
+                results[index] = output
+                if not bool(torch.isfinite(output.logprobs_C).all()):
+                    raise NumericalError(f"the log-prob of example {index} is not finite")
+            done += len(group)
+            if progress:
+                progress(done, len(examples))
+        return [result for result in results if result is not None]
+
+    def run(
+        self, examples: Sequence[Example], *, grad: bool, features: bool = False
+    ) -> list[Outputs]:
+        """Return the outputs of examples that fit the device together, in their order."""
+        if self.is_packed and not self._is_checked:
+            self._check_packed(examples)
+        with torch.set_grad_enabled(grad):
+            if not self.is_packed:
+                return self._run_padded(examples, features=features)
+            results: list[Outputs | None] = [None] * len(examples)
+            for group in self._groups(examples):
+                outputs = self._run_packed([examples[i] for i in group], features=features)
+                for index, output in zip(group, outputs, strict=True):
+                    results[index] = output
+            return [result for result in results if result is not None]
+
+    def _groups(self, examples: Sequence[Example]) -> list[list[int]]:
+        lengths = [example.num_tokens for example in examples]
+        group = token_budget_groups if self.is_packed else padded_groups
+        return group(lengths, max_tokens=self.max_row_tokens)
+
+    def _check_packed(self, examples: Sequence[Example]) -> None:
+        shortest = min(examples, key=lambda example: example.num_tokens)
+        with torch.no_grad():
+            packed = self._run_packed([shortest, shortest], features=False)[1].logprobs_C
+            padded = self._run_padded([shortest], features=False)[0].logprobs_C
+        lengths = torch.tensor([len(c) for c in shortest.completions], device=packed.device)
+        error = ((packed - padded).abs() / (lengths + padded.abs())).max().item()
+        tolerance = SELF_CHECK_TOLERANCE * (50 if padded.dtype != self._inner.dtype else 1)
+        self._is_checked = True
+        if not error <= tolerance:
+            self.is_packed = False
+            self._warn(
+                "prompts are not shared, so steps are slower: the packed and the padded path "
+                f"differ by {error:.1e} per token on this model"
+            )
+
+    def _use_attention(self, name: str) -> None:
+        if self._inner.config._attn_implementation != name:
+            self._inner.set_attn_implementation(name)
+
+    def _hidden(self, **inputs: object) -> Tensor:
+        hidden = self._inner.base_model(use_cache=False, **inputs).last_hidden_state
+        assert isinstance(hidden, Tensor)
+        return hidden
+
+    def _run_packed(self, examples: Sequence[Example], *, features: bool) -> list[Outputs]:
+        row = pack(examples, device=self.device)
+        self._use_attention(PACKED)
+        hidden_TH = self._hidden(
+            input_ids=row.input_ids, position_ids=row.position_ids, packed_row=row
+        )[0]
+        return self._gather(examples, row, hidden_TH, features=features)
+
+    def _gather(
+        self, examples: Sequence[Example], row: Row, hidden_TH: Tensor, *, features: bool
+    ) -> list[Outputs]:
+        head = self._inner.get_output_embeddings()
+        logprob_N = completion_logprobs(
+            hidden_TH[row.source_N], head, row.target_N, chunk=self._logprob_chunk
+        )
+        logprob_S = logprob_N.new_zeros(row.num_sequences).index_add(0, row.sequence_N, logprob_N)
+        features_SF = _features(hidden_TH, row) if features else None
+        results: list[Outputs] = []
+        start = 0
+        for example in examples:
+            part = slice(start, start + len(example.completions))
+            start = part.stop
+            feature = None if features_SF is None else features_SF[part]
+            results.append(Outputs(logprob_S[part], feature))
+        return results
+
+    def _run_padded(self, examples: Sequence[Example], *, features: bool) -> list[Outputs]:
+        # one sequence per completion, padded on the right; the model's own forward makes the
+        # logits, so that soft-capping and scaled heads are right too
+        single = [
+            Example(example.prompt_ids, (completion,))
+            for example in examples
+            for completion in example.completions
+        ]
+        logprobs: list[Tensor | None] = [None] * len(single)
+        feature_rows: list[Tensor | None] = [None] * len(single)
+        self._use_attention("sdpa" if self._inner._supports_sdpa else "eager")
+        lengths = [sequence.num_tokens for sequence in single]
+        for group in padded_groups(lengths, max_tokens=self.max_row_tokens):
+            self._padded_batch(single, group, logprobs, feature_rows, features=features)
+        results: list[Outputs] = []
+        start = 0
+        for example in examples:
+            part = slice(start, start + len(example.completions))
+            start = part.stop
+            chosen = torch.stack([value for value in logprobs[part] if value is not None])
+            rows = [value for value in feature_rows[part] if value is not None]
+            results.append(Outputs(chosen, torch.stack(rows) if features else None))
+        return results
+
+    def _padded_batch(
+        self,
+        single: Sequence[Example],
+        group: Sequence[int],
+        logprobs: list[Tensor | None],
+        feature_rows: list[Tensor | None],
+        *,
+        features: bool,
+    ) -> None:
+        width = max(single[index].num_tokens for index in group)
+        input_ids = torch.zeros(len(group), width, dtype=torch.long)
+        mask = torch.zeros(len(group), width, dtype=torch.long)
+        for place, index in enumerate(group):
+            ids = single[index].prompt_ids + single[index].completions[0]
+            input_ids[place, : len(ids)] = torch.tensor(ids)
+            mask[place, : len(ids)] = 1
+        input_ids, mask = input_ids.to(self.device), mask.to(self.device)
+        outputs = self._inner(
+            input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=features
+        )
+        for place, index in enumerate(group):
+            start, stop = len(single[index].prompt_ids), single[index].num_tokens
+            logits = outputs.logits[place, start - 1 : stop - 1]
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            target = input_ids[place, start:stop, None]
+            token_logprobs = torch.log_softmax(logits, dim=-1).gather(1, target)
+            logprobs[index] = token_logprobs.sum()
+            if features:
+                hidden = outputs.hidden_states[-1][place, start:stop].float()
+                feature_rows[index] = torch.cat([hidden[-1], hidden.mean(0)])
+
+
+def _features(hidden_TH: Tensor, row: Row) -> Tensor:
+    own = hidden_TH[row.own_N].float()
+    counts_S = torch.bincount(row.sequence_N, minlength=row.num_sequences)
+    total = own.new_zeros(row.num_sequences, own.shape[1]).index_add(0, row.sequence_N, own)
+    last = own[counts_S.cumsum(0) - 1]
+    return torch.cat([last, total / counts_S[:, None]], dim=1)

@@ -1,0 +1,171 @@
+"""One optimizer step from examples and a loss of their log-probs.
+
+The loss of a preference method depends on the weights only through the log-probs of a prompt's
+completions. So micro-batches hold whole prompts and need no second forward; and where the
+completions of one prompt do not fit, gradient caching (method.md 3.0) splits even them, exactly.
+
+Letters: B examples of the step, b of a micro-batch, C completions of an example (padded).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.optim.lr_scheduler import LambdaLR
+
+from vrpo.engine.batching import token_budget_groups
+from vrpo.engine.engine import Engine
+from vrpo.engine.examples import Example
+from vrpo.engine.schedule import Schedule, learning_rate_factor
+from vrpo.errors import NumericalError
+
+Loss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+"""``loss(logprobs_bC, mask_bC, indices) -> (b,)``: one value per example, not reduced."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step computed, before the weights moved."""
+
+    losses_B: Tensor
+    logprobs_BC: Tensor
+    """Zero where ``mask_BC`` is False."""
+    mask_BC: Tensor
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+
+
+class Trainer:
+    """AdamW with warm-up and clipping over the trainable weights of an engine's model."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        learning_rate: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        schedule: Schedule = "cosine",
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        micro_batch_tokens: int = 4096,
+        gradient_caching: Literal["auto", True, False] = "auto",
+    ) -> None:
+        self.engine = engine
+        self.parameters = [p for p in engine.model.parameters() if p.requires_grad]
+        decayed = [p for p in self.parameters if p.dim() >= 2]
+        others = [p for p in self.parameters if p.dim() < 2]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=learning_rate,
+            betas=(0.9, 0.999),
+        )
+        self.scheduler = LambdaLR(
+            self.optimizer,
+            lambda step: learning_rate_factor(
+                step, schedule=schedule, warmup_steps=warmup_steps, total_steps=total_steps
+            ),
+        )
+        self._max_grad_norm = max_grad_norm
+        self._micro_batch_tokens = micro_batch_tokens
+        self._gradient_caching = gradient_caching
+
+    def step(self, examples: Sequence[Example], loss: Loss, *, normaliser: float) -> StepResult:
+        """Move the weights by one step on the sum of the losses over ``normaliser``.
+
+        ``normaliser`` is the sum of the examples' weights over all workers, so that the result
+        does not depend on how examples are split into micro-batches. Raises ``NumericalError``
+        before the weights are touched when a loss or the gradient is not finite.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        too_long = max(e.num_tokens for e in examples) > self._micro_batch_tokens
+        cached = self._gradient_caching is True or (self._gradient_caching == "auto" and too_long)
+        accumulate = self._accumulate_cached if cached else self._accumulate
+        losses, logprobs = accumulate(examples, loss, normaliser)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
+        if not bool(torch.isfinite(grad_norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NumericalError(f"the gradient norm is {grad_norm.item()}; weights are unchanged")
+        rate = float(self.scheduler.get_last_lr()[0])
+        self.optimizer.step()
+        self.scheduler.step()
+        logprobs_BC, mask_BC = _pad(logprobs)
+        return StepResult(losses, logprobs_BC, mask_BC, float(grad_norm), rate)
+
+    def _accumulate(
+        self, examples: Sequence[Example], loss: Loss, normaliser: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        losses = torch.zeros(len(examples))
+        logprobs: list[Tensor] = [torch.empty(0)] * len(examples)
+        lengths = [example.num_tokens for example in examples]
+        for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
+            found = self.engine.logprobs([examples[i] for i in group], grad=True)
+            values_b = _checked(loss(*_pad(found), group), group)
+            (values_b.sum() / normaliser).backward()
+            for place, index in enumerate(group):
+                losses[index] = values_b[place].detach()
+                logprobs[index] = found[place].detach()
+        return losses, logprobs
+
+    def _accumulate_cached(
+        self, examples: Sequence[Example], loss: Loss, normaliser: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        logprobs = [outputs.logprobs_C for outputs in self.engine.score(examples)]
+        padded_BC, mask_BC = _pad(logprobs)
+        leaf_BC = padded_BC.detach().requires_grad_()
+        indices = list(range(len(examples)))
+        losses = _checked(loss(leaf_BC, mask_BC, indices), indices)
+        (weight_BC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_BC)
+        pieces = [
+            (index, first, last)
+            for index, example in enumerate(examples)
+            for first, last in _completion_pieces(example, self._micro_batch_tokens)
+        ]
+        parts = [
+            Example(examples[i].prompt_ids, examples[i].completions[a:b]) for i, a, b in pieces
+        ]
+        lengths = [part.num_tokens for part in parts]
+        for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
+            found = self.engine.logprobs([parts[place] for place in group], grad=True)
+            total = torch.zeros((), device=leaf_BC.device, dtype=leaf_BC.dtype)
+            for place, logprobs_C in zip(group, found, strict=True):
+                index, first, last = pieces[place]
+                total = total + (weight_BC[index, first:last] * logprobs_C).sum()
+            total.backward()
+        return losses.detach().cpu(), logprobs
+
+
+def _completion_pieces(example: Example, max_tokens: int) -> list[tuple[int, int]]:
+    pieces: list[tuple[int, int]] = []
+    first = 0
+    tokens = len(example.prompt_ids)
+    for place, completion in enumerate(example.completions):
+        if place > first and tokens + len(completion) > max_tokens:
+            pieces.append((first, place))
+            first, tokens = place, len(example.prompt_ids)
+        tokens += len(completion)
+    pieces.append((first, len(example.completions)))
+    return pieces
+
+
+def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    values = pad_sequence(list(rows), batch_first=True)
+    counts = torch.tensor([len(row) for row in rows], device=values.device)
+    return values, torch.arange(values.shape[1], device=values.device)[None] < counts[:, None]
+
+
+def _checked(losses: Tensor, indices: Sequence[int]) -> Tensor:
+    wrong = [index for index, ok in zip(indices, torch.isfinite(losses).tolist()) if not ok]
+    if wrong:
+        raise NumericalError(
+            f"the loss of {len(wrong)} example(s) is not finite (first: number {wrong[0]} of the "
+            "step); weights are unchanged. Lower learning_rate, or set margin_clip"
+        )
+    return losses
