@@ -25,15 +25,8 @@ import torch
 from torch import Tensor
 
 from vrpo.errors import NumericalError
-from vrpo.losses import (
-    LossName,
-    ReferencePairs,
-    at_least_float32,
-    check_arguments,
-    labelled_pair,
-    pair_slope,
-    reference_pairs,
-)
+from vrpo.losses import LossName, check_arguments, pair_slope
+from vrpo.pairs import ReferencePairs, at_least_float32, labelled_pair, reference_pairs
 
 DECAY: Final = 0.98
 """Weight that one update leaves to the past: a memory of about 50 steps."""
