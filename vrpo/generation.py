@@ -1,4 +1,4 @@
-"""Samples completions from a policy: batched, with a key-value cache, the same for every batch size.
+"""Samples completions from a policy: batched, with a cache, the same for every batch size.
 
 The K samples of a prompt share its prefill; rows that have ended leave the batch. Each (prompt,
 sample) has random numbers of its own, drawn from the seed, so that a completion does not depend on
@@ -111,7 +111,7 @@ class _Batch:
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401  a PreTrainedModel, whose call has no useful type
+        model: Any,
         prompts: list[list[int]],
         rows: list[_Row],
         *,

@@ -44,7 +44,7 @@ class _TwoPartAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401  torch gives the context no public type
+        ctx: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -76,7 +76,7 @@ class _TwoPartAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         *gradients: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, output, seen = ctx.saved_tensors
@@ -146,7 +146,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs: Any,  # noqa: ANN401  transformers passes what the model was called with
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The function behind ``PACKED``; the model is called with ``packed_row=row``.
 

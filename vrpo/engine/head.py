@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class _CompletionLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401  torch gives the context no public type
+        ctx: Any,
         hidden_NC: Tensor,
         weight_VC: Tensor,
         bias_V: Tensor | None,
@@ -35,7 +35,7 @@ class _CompletionLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         *gradients: Tensor,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         hidden_NC, weight_VC, bias_V, target_N, lse_N = ctx.saved_tensors

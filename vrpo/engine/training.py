@@ -162,7 +162,8 @@ def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _checked(losses: Tensor, indices: Sequence[int]) -> Tensor:
-    wrong = [index for index, ok in zip(indices, torch.isfinite(losses).tolist()) if not ok]
+    finite = torch.isfinite(losses).tolist()
+    wrong = [index for index, ok in zip(indices, finite, strict=True) if not ok]
     if wrong:
         raise NumericalError(
             f"the loss of {len(wrong)} example(s) is not finite (first: number {wrong[0]} of the "
