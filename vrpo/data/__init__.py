@@ -1,0 +1,1 @@
+"""Training files: their formats, the checks at the door, and the tokens they become."""
