@@ -1,0 +1,86 @@
+"""Turns rows into tokens: the prompt, then each completion, never merged at the seam.
+
+A model with a chat template gets the prompt through it; a model without one gets a single user
+message, or a text prompt, as it stands behind BOS, and a longer conversation as a dialogue of
+"Human:" and "Assistant:" turns. A completion ends with the end-of-sequence token unless it was
+cut off, since a token that the policy never emitted must not be scored.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from vrpo.data.formats import ASSISTANT, Answer, Message, Row
+
+HUMAN = "\n\nHuman:"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedRow:
+    """One row in tokens: one completion for a chat row, two for a pair, preferred first."""
+
+    line: int
+    prompt_text: str
+    prompt_ids: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    label: float
+    weight: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and its longest completion."""
+        return len(self.prompt_ids) + max(map(len, self.completions))
+
+
+def tokenise(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> list[TokenisedRow]:
+    """Return the rows in tokens, in their order."""
+    return [
+        TokenisedRow(
+            line=row.line,
+            prompt_text=row.prompt_text,
+            prompt_ids=tuple(prompt_ids(row.prompt, tokenizer)),
+            completions=tuple(tuple(_completion_ids(a, tokenizer)) for a in row.answers),
+            label=row.label,
+            weight=row.weight,
+        )
+        for row in rows
+    ]
+
+
+def prompt_ids(prompt: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a prompt, up to where the assistant's words begin."""
+    if tokenizer.chat_template:
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        ids = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return [int(i) for i in ids]
+    text = prompt if isinstance(prompt, str) else _plain_text(prompt)
+    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    return start + _ids(text, tokenizer)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids at which sampling stops."""
+    return frozenset({int(tokenizer.eos_token_id)})
+
+
+def _completion_ids(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids = _ids(answer.text, tokenizer)
+    return ids if answer.is_cut_off else [*ids, int(tokenizer.eos_token_id)]
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _plain_text(messages: Sequence[Message]) -> str:
+    if len(messages) == 1 and messages[0].role == "user":
+        return messages[0].content
+    names = {"user": HUMAN, "assistant": ASSISTANT}
+    parts = [f"{names[m.role]} {m.content}" if m.role in names else m.content for m in messages]
+    return "".join(parts) + ASSISTANT

@@ -1,0 +1,112 @@
+"""Stage ``prepare_data``: the uploaded files become tokenised rows, split by prompt."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from vrpo.contract.spec import Spec
+from vrpo.contract.task import StageTask
+from vrpo.data.formats import read_rows as read_file
+from vrpo.data.prepared import HELD_OUT, TRAIN, write_rows
+from vrpo.data.tokenise import TokenisedRow, tokenise
+from vrpo.errors import ContextTooLong, DatasetTooSmall, InvalidTrainingFile
+from vrpo.models import load_tokenizer
+from vrpo.stages.context import StageContext
+
+MIN_ROWS = 4
+"""Fewer rows than this cannot be split, folded or trained on in any useful way."""
+
+
+class Config(Spec):
+    """What decides the outputs."""
+
+    method: Literal["vrpo", "dpo", "supervised"]
+    max_length: int
+    holdout_fraction: float
+    seed: int
+
+
+def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
+    """Write ``train.jsonl``, ``held_out.jsonl`` and ``data_report.json``.
+
+    Raises ``InvalidTrainingFile``, ``ContextTooLong`` when no row fits ``max_length``, and
+    ``DatasetTooSmall``.
+    """
+    config = Config.model_validate(task.config)
+    tokenizer = load_tokenizer(task.models["base"])
+    answers = 1 if config.method == "supervised" else 2
+
+    def load(name: str) -> tuple[list[TokenisedRow], int]:
+        path = Path(task.files[name])
+        rows = tokenise(read_file(path), tokenizer)
+        if rows and len(rows[0].completions) < answers:
+            raise InvalidTrainingFile(
+                f"the {name} file holds chat rows, and {config.method} needs preference rows"
+            )
+        fitting = [row for row in rows if row.num_tokens <= config.max_length]
+        if rows and not fitting:
+            shortest = min(row.num_tokens for row in rows)
+            raise ContextTooLong(
+                f"no row of the {name} file fits run.training.max_length={config.max_length}; "
+                f"the shortest has {shortest} tokens"
+            )
+        return fitting, len(rows) - len(fitting)
+
+    context.progress(0, 1, "files")
+    train, left_out = load("training")
+    if "validation" in task.files:
+        held_out, held_left_out = load("validation")
+        left_out += held_left_out
+        known = {row.prompt_text for row in train}
+        shared = sum(row.prompt_text in known for row in held_out)
+        if shared:
+            context.log(
+                "warn", f"{shared} of {len(held_out)} validation prompts are training prompts too"
+            )
+    else:
+        train, held_out = split_by_prompt(train, fraction=config.holdout_fraction, seed=config.seed)
+        shared = 0
+    if left_out:
+        context.log("warn", f"{left_out} rows are longer than {config.max_length} tokens: left out")
+    if len(train) < MIN_ROWS:
+        raise DatasetTooSmall(
+            f"{len(train)} training rows are left; at least {MIN_ROWS} are needed"
+        )
+    write_rows(context.workdir / TRAIN, train)
+    write_rows(context.workdir / HELD_OUT, held_out)
+    summary: dict[str, JsonValue] = {
+        "train_rows": len(train),
+        "held_out_rows": len(held_out),
+        "left_out_rows": left_out,
+        "prompts_in_both": shared,
+        "train_tokens": sum(len(row.prompt_ids) + sum(map(len, row.completions)) for row in train),
+        "mean_prompt_tokens": _mean([len(row.prompt_ids) for row in train]),
+        "mean_preferred_tokens": _mean([len(row.completions[0]) for row in train]),
+    }
+    if len(train[0].completions) == 2:
+        summary["mean_non_preferred_tokens"] = _mean([len(row.completions[1]) for row in train])
+    (context.workdir / "data_report.json").write_text(json.dumps(summary, indent=2))
+    context.progress(1, 1, "files")
+    context.log("info", f"{len(train)} training rows, {len(held_out)} held-out rows")
+    return summary
+
+
+def split_by_prompt(
+    rows: list[TokenisedRow], *, fraction: float, seed: int
+) -> tuple[list[TokenisedRow], list[TokenisedRow]]:
+    """Return (train, held out); all rows of a prompt, up to case and spaces, are on one side."""
+
+    def share(row: TokenisedRow) -> float:
+        text = " ".join(row.prompt_text.lower().split())
+        digest = hashlib.sha256(f"{seed}.{text}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    train = [row for row in rows if share(row) >= fraction]
+    return train, [row for row in rows if share(row) < fraction]
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values)
