@@ -159,7 +159,7 @@ def plan(spec: JobSpec) -> list[PlannedStage]:
                 },
                 **trainer,
             },
-            inputs=(StageName.PREPARE_DATA, StageName.SCORE),
+            inputs=(StageName.PREPARE_DATA, StageName.SAMPLE_REFERENCE, StageName.SCORE),
             models=policy_models,
             options=checkpoints,
         )

@@ -1,0 +1,124 @@
+"""Stage ``fit_preference``: the auxiliary preference model p_eta, one head per fold of prompts.
+
+The heads read hidden states of a frozen backbone, computed once for all folds.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import JsonValue
+
+from vrpo.contract.spec import Spec
+from vrpo.contract.status import StageName
+from vrpo.contract.task import ModelSource, StageTask
+from vrpo.data.prepared import TRAIN, examples_of, read_rows
+from vrpo.engine import Engine
+from vrpo.errors import DatasetTooSmall
+from vrpo.models import load_model
+from vrpo.preference import assign_folds, cross_fit, group_prompts, save_models
+from vrpo.stages.context import StageContext
+
+HEADS = "heads"
+FOLDS = "folds.json"
+
+
+class Config(Spec):
+    """What decides the outputs."""
+
+    source: Literal["fit"]
+    kind: Literal["gpm", "bradley_terry"]
+    embedding_size: int
+    cross_fit_folds: int
+    calibrate: bool
+    n_epochs: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
+    """Write ``heads/`` (one head per fold), ``folds.json`` and ``calibration.json``.
+
+    Raises ``DatasetTooSmall`` when there are fewer distinct prompts than folds.
+    """
+    config = Config.model_validate(task.config)
+    rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
+    prompts = [row.prompt_text for row in rows]
+    groups = group_prompts(prompts)
+    if len(set(groups)) < config.cross_fit_folds:
+        raise DatasetTooSmall(
+            f"{len(set(groups))} distinct prompts cannot make {config.cross_fit_folds} folds; "
+            "lower preference.cross_fit_folds or add prompts"
+        )
+    folds = assign_folds(prompts, folds=config.cross_fit_folds, seed=config.seed)
+    engine = Engine(
+        load_model(backbone_source(task), device=context.device),
+        on_warning=lambda message: context.log("warn", message),
+    )
+    scored = engine.score(
+        examples_of(rows),
+        features=True,
+        progress=lambda done, total: context.progress(done, 2 * total, "pairs"),
+        raise_if_cancelled=context.raise_if_cancelled,
+    )
+    features_NCF = torch.stack([o.features_CF.cpu() for o in scored if o.features_CF is not None])
+    half = len(rows)
+
+    def progress(fold: int, epoch: int, loss: float) -> None:
+        step = fold * config.n_epochs + epoch
+        context.report(step, {"preference/loss": loss})
+        done = half * step // (config.n_epochs * config.cross_fit_folds)
+        context.progress(half + done, 2 * half, "pairs")
+
+    fitted = cross_fit(
+        features_NCF[:, 0],
+        features_NCF[:, 1],
+        torch.tensor([row.label for row in rows]),
+        folds,
+        kind=config.kind,
+        weight=torch.tensor([row.weight for row in rows]),
+        embedding_size=config.embedding_size,
+        epochs=config.n_epochs,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        groups=groups,
+        calibrate=config.calibrate,
+        progress=progress,
+        raise_if_cancelled=context.raise_if_cancelled,
+    )
+    report = fitted.report()
+    save_models(context.workdir / HEADS, fitted.models, report=report)
+    (context.workdir / FOLDS).write_text(json.dumps(folds))
+    (context.workdir / "calibration.json").write_text(json.dumps(report, indent=2))
+    context.report(
+        config.n_epochs * config.cross_fit_folds,
+        {
+            "preference/accuracy": fitted.accuracy,
+            "preference/nll": fitted.nll,
+            "preference/ece": fitted.ece,
+            "preference/temperature": fitted.temperature,
+        },
+    )
+    if fitted.warning:
+        context.log("warn", fitted.warning)
+    context.log(
+        "info",
+        f"the preference model is right on {fitted.accuracy:.1%} of held-out pairs "
+        f"(loss {fitted.nll:.3f}, temperature {fitted.temperature:.2f})",
+    )
+    context.progress(2 * half, 2 * half, "pairs")
+    return {
+        "accuracy": fitted.accuracy,
+        "nll": fitted.nll,
+        "ece": fitted.ece,
+        "temperature": fitted.temperature,
+        "folds": len(fitted.models),
+    }
+
+
+def backbone_source(task: StageTask) -> ModelSource:
+    """Return the model whose hidden states the heads read."""
+    return task.models.get("backbone") or task.models["base"]

@@ -1,0 +1,226 @@
+"""What training stages minimise: the VRPO loss (DPO where nothing is sampled), and SFT.
+
+Letters: B examples of a batch, C = 2 + K completions, K samples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from vrpo.control import ControlWeight, control_statistics
+from vrpo.engine import Engine, Example, StepResult
+from vrpo.losses import LossName, vrpo_loss, vrpo_terms
+
+PROBE_EVERY = 8
+"""Once lambda's estimate is stable, every how many steps it is looked at again."""
+KEPT_STATISTICS = 4096
+"""How many prompts' control statistics are kept for the report."""
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """What the preference loss knows of each example, aligned with the list of examples."""
+
+    anchor_NC: Tensor
+    """Log-probs under the anchor; zero where there is no completion."""
+    length_NC: Tensor
+    """Completion lengths in tokens; one where there is no completion."""
+    preference_NCC: Tensor
+    sample_mask_NK: Tensor
+    label_N: Tensor
+    weight_N: Tensor
+
+
+class PreferenceObjective:
+    """The VRPO loss on the implicit reward, with its control weight and its metrics."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        data: PreferenceData,
+        *,
+        beta: float,
+        loss: LossName = "sigmoid",
+        control: ControlWeight | None = None,
+        pool: bool = True,
+        margin_clip: float | None = None,
+        tau: float | None = None,
+    ) -> None:
+        self._examples = examples
+        self._data = data
+        self._beta = beta
+        self._loss: LossName = loss
+        self._pool = pool
+        self._margin_clip = margin_clip
+        self._tau = tau
+        self.control = control or ControlWeight(0.0)
+        self.statistics: list[tuple[float, float]] = []
+        """(a, d) of the prompts probed so far: method.md 3.b."""
+        self._has_samples = data.anchor_NC.shape[1] > 2
+        self._before: list[list[float]] | None = None
+        self._steps = 0
+        self._scored: list[list[float]] | None = None
+
+    def before_step(self, engine: Engine, batch: Sequence[int], following: Sequence[int]) -> None:
+        """Score the following batch too, where its rewards' change over this step is wanted.
+
+        The direction of the step does not depend on that batch, so the statistics of lambda that
+        come of it are those of fresh data.
+        """
+        wanted = self.control.estimate is None or self._steps % PROBE_EVERY == 0
+        self._scored = None
+        if self._has_samples and wanted and following:
+            scored = engine.score([self._examples[index] for index in following])
+            self._scored = [outputs.logprobs_C.tolist() for outputs in scored]
+
+    def loss(self, logprobs: Tensor, mask: Tensor, batch: Sequence[int]) -> Tensor:
+        """Return the weighted loss of each example."""
+        rewards = self._rewards(logprobs, batch)
+        rows = torch.tensor(batch)
+        losses = vrpo_loss(
+            rewards,
+            self._data.preference_NCC[rows].to(rewards),
+            self._data.label_N[rows].to(rewards),
+            control_weight=self.control.current,
+            pool=self._pool,
+            loss=self._loss,
+            margin_clip=self._margin_clip,
+            tau=self._tau,
+            sample_mask=self._data.sample_mask_NK[rows].to(rewards.device),
+        )
+        return losses * self._data.weight_N[rows].to(rewards)
+
+    def weight(self, batch: Sequence[int]) -> float:
+        """Return the sum of the prompts' weights."""
+        return self._data.weight_N[torch.tensor(batch)].sum().item()
+
+    def after_step(self, result: StepResult, batch: Sequence[int]) -> Mapping[str, float]:
+        """Return TRL's metrics and the terms of the loss; update lambda where it was probed."""
+        logprobs = result.logprobs_BC.cpu()
+        rewards = self._rewards(logprobs, batch)
+        rows = torch.tensor(batch)
+        label = self._data.label_N[rows]
+        margin = rewards[:, 0] - rewards[:, 1]
+        sign = torch.where(label >= 0.5, 1.0, -1.0)
+        preferred = torch.where(label >= 0.5, rewards[:, 0], rewards[:, 1])
+        other = torch.where(label >= 0.5, rewards[:, 1], rewards[:, 0])
+        metrics = {
+            "rewards/chosen": preferred.mean().item(),
+            "rewards/rejected": other.mean().item(),
+            "rewards/margins": (margin * sign).mean().item(),
+            "rewards/accuracies": (margin * sign > 0).float().mean().item(),
+            "logps/chosen": logprobs[:, 0].mean().item(),
+            "logps/rejected": logprobs[:, 1].mean().item(),
+        }
+        if self._has_samples:
+            metrics |= self._sampled_metrics(rewards, rows)
+            self._probe(rewards, logprobs, rows, batch)
+            metrics["vrpo/control_weight"] = self.control.current
+            if self.control.standard_error is not None:
+                metrics["vrpo/control_weight_se"] = self.control.standard_error
+        self._before = self._scored
+        self._steps += 1
+        return metrics
+
+    def state(self) -> dict[str, JsonValue]:
+        """Return lambda's running sums, the pending probe and the kept statistics."""
+        return {
+            "control": dict(self.control.state_dict()),
+            "before": self._before,  # type: ignore[dict-item]  lists of lists of numbers
+            "steps": self._steps,
+            "statistics": [list(pair) for pair in self.statistics],
+        }
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Take back what ``state`` returned."""
+        self.control.load_state_dict(state["control"])  # type: ignore[arg-type]
+        self._before = state["before"]  # type: ignore[assignment]
+        self._steps = state["steps"]  # type: ignore[assignment]
+        self.statistics = [tuple(pair) for pair in state["statistics"]]  # type: ignore
+
+    def _rewards(self, logprobs: Tensor, batch: Sequence[int]) -> Tensor:
+        rows = torch.tensor(batch)
+        width = logprobs.shape[1]
+        missing = self._data.anchor_NC.shape[1] - width
+        padded = torch.nn.functional.pad(logprobs, (0, missing)) if missing else logprobs
+        ratio = padded - self._data.anchor_NC[rows].to(padded)
+        if self._loss == "ipo":
+            return ratio / self._data.length_NC[rows].to(padded)
+        return self._beta * ratio
+
+    def _sampled_metrics(self, rewards: Tensor, rows: Tensor) -> dict[str, float]:
+        terms = vrpo_terms(
+            rewards,
+            self._data.preference_NCC[rows],
+            self._data.label_N[rows],
+            pool=self._pool,
+            loss=self._loss,
+            margin_clip=self._margin_clip,
+            tau=self._tau,
+            sample_mask=self._data.sample_mask_NK[rows],
+        )
+        mask = self._data.sample_mask_NK[rows]
+        clip = self._margin_clip
+        return {
+            "vrpo/observed": terms.observed.mean().item(),
+            "vrpo/predicted": terms.predicted.mean().item(),
+            "vrpo/resampled": terms.resampled.mean().item(),
+            "rewards/sampled": (rewards[:, 2:] * mask).sum().item() / max(1, int(mask.sum())),
+            "vrpo/clipped": 0.0
+            if clip is None
+            else (terms.margin.abs() >= clip).float().mean().item(),
+        }
+
+    def _probe(self, rewards: Tensor, logprobs: Tensor, rows: Tensor, batch: Sequence[int]) -> None:
+        if self._before is None:
+            return
+        before = torch.zeros_like(logprobs)
+        for place, values in enumerate(self._before):
+            before[place, : len(values)] = torch.tensor(values)
+        direction = rewards - self._rewards(before, batch)
+        a, d = control_statistics(
+            rewards,
+            direction,
+            self._data.preference_NCC[rows],
+            self._data.label_N[rows],
+            pool=self._pool,
+            loss=self._loss,
+            margin_clip=self._margin_clip,
+            tau=self._tau,
+            sample_mask=self._data.sample_mask_NK[rows],
+        )
+        self.control.update(a, d)
+        pairs = list(zip(a.tolist(), d.tolist(), strict=True))
+        self.statistics = [*self.statistics, *pairs][-KEPT_STATISTICS:]
+
+
+class SupervisedObjective:
+    """Next-token loss on completion tokens, averaged over the tokens of a step."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._tokens = [float(example.num_completion_tokens) for example in examples]
+
+    def before_step(self, engine: Engine, batch: Sequence[int], following: Sequence[int]) -> None:
+        """Look at nothing."""
+
+    def loss(self, logprobs: Tensor, mask: Tensor, batch: Sequence[int]) -> Tensor:
+        """Return minus the log-prob of all completions of each example."""
+        return -(logprobs * mask).sum(dim=1)
+
+    def weight(self, batch: Sequence[int]) -> float:
+        """Return the number of completion tokens."""
+        return sum(self._tokens[index] for index in batch)
+
+    def after_step(self, result: StepResult, batch: Sequence[int]) -> Mapping[str, float]:
+        """Return nothing beyond the loss."""
+        return {}
+
+    def state(self) -> dict[str, JsonValue]:
+        """Return nothing: the loss has no memory."""
+        return {}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Take nothing."""

@@ -1,0 +1,140 @@
+"""Stage ``score``: anchor log-probs, and what p_eta says of every pair of completions.
+
+All pairs of a prompt come from one forward per completion. A prompt is judged by the head of its
+fold, which has not seen its label.
+
+Letters: N prompts, C = 2 + K completions, K samples.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import JsonValue
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vrpo.contract.spec import Spec
+from vrpo.contract.status import StageName
+from vrpo.contract.task import StageTask
+from vrpo.data.prepared import TRAIN, read_rows
+from vrpo.data.tokenise import TokenisedRow
+from vrpo.engine import Engine, Example, Outputs, make_example
+from vrpo.models import load_model
+from vrpo.preference import load_models
+from vrpo.stages.context import StageContext
+from vrpo.stages.fit_preference import FOLDS, HEADS, backbone_source
+from vrpo.stages.objectives import PreferenceData
+from vrpo.stages.sample_reference import SAMPLES, read_samples
+
+SCORES = "scores.safetensors"
+
+
+class Config(Spec):
+    """What decides the outputs."""
+
+    preference: Literal["gpm", "bradley_terry"] | None
+    pool_labelled: bool = True
+
+
+def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
+    """Write ``scores.safetensors``: everything the loss needs besides the policy's log-probs."""
+    config = Config.model_validate(task.config)
+    rows, examples = labelled_and_sampled(task)
+    has_preference = config.preference is not None
+    shares_backbone = has_preference and "backbone" not in task.models
+    steps = 1 if shares_backbone or not has_preference else 2
+    engine = Engine(
+        load_model(task.models["base"], device=context.device),
+        on_warning=lambda message: context.log("warn", message),
+    )
+    scored = engine.score(
+        examples,
+        features=shares_backbone,
+        progress=lambda done, total: context.progress(done, steps * total, "prompts"),
+        raise_if_cancelled=context.raise_if_cancelled,
+    )
+    anchor_NC = _padded([outputs.logprobs_C.cpu() for outputs in scored], fill=0.0)
+    lengths = [torch.tensor([float(len(c)) for c in e.completions]) for e in examples]
+    mask_NC = _padded([torch.ones(len(e.completions)) for e in examples], fill=0.0).bool()
+    tensors = {
+        "anchor": anchor_NC,
+        "length": _padded(lengths, fill=1.0),
+        "sample_mask": mask_NC[:, 2:].contiguous(),
+    }
+    summary: dict[str, JsonValue] = {"prompts": len(rows), "completions": int(mask_NC.sum())}
+    if has_preference:
+        judged = scored
+        if not shares_backbone:
+            backbone = Engine(load_model(backbone_source(task), device=context.device))
+            total = len(examples)
+            judged = backbone.score(
+                examples,
+                features=True,
+                progress=lambda done, _: context.progress(total + done, 2 * total, "prompts"),
+                raise_if_cancelled=context.raise_if_cancelled,
+            )
+        tensors["preference"] = preference_matrix(task, judged)
+        summary |= _entropies(tensors["preference"], mask_NC)
+    save_file(tensors, context.workdir / SCORES)
+    return summary
+
+
+def labelled_and_sampled(task: StageTask) -> tuple[list[TokenisedRow], list[Example]]:
+    """Return the training rows, and their labelled and sampled completions as examples."""
+    rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
+    sampled = task.inputs.get(StageName.SAMPLE_REFERENCE)
+    samples = read_samples(Path(sampled) / SAMPLES) if sampled else [[] for _ in rows]
+    return rows, [
+        make_example(row.prompt_ids, (*row.completions, *(c.ids for c in group)))
+        for row, group in zip(rows, samples, strict=True)
+    ]
+
+
+def preference_data(task: StageTask, rows: list[TokenisedRow]) -> PreferenceData:
+    """Read what ``run`` wrote, with the labels and weights of the rows."""
+    tensors = load_file(Path(task.inputs[StageName.SCORE]) / SCORES)
+    columns = tensors["anchor"].shape[1]
+    indifferent = torch.full((len(rows), columns, columns), 0.5)
+    return PreferenceData(
+        anchor_NC=tensors["anchor"],
+        length_NC=tensors["length"],
+        preference_NCC=tensors.get("preference", indifferent),
+        sample_mask_NK=tensors["sample_mask"].bool(),
+        label_N=torch.tensor([row.label for row in rows]),
+        weight_N=torch.tensor([row.weight for row in rows]),
+    )
+
+
+def preference_matrix(task: StageTask, scored: list[Outputs]) -> Tensor:
+    """Return (N, C, C): [i, j, k] = p_eta(completion j preferred to k), by the unseen fold."""
+    folder = Path(task.inputs[StageName.FIT_PREFERENCE])
+    heads = load_models(folder / HEADS)
+    folds = torch.tensor(json.loads((folder / FOLDS).read_text()))
+    features_NCF = _padded([o.features_CF.cpu() for o in scored if o.features_CF is not None], 0.0)
+    count, columns, size = features_NCF.shape
+    preference_NCC = torch.empty(count, columns, columns)
+    for fold, head in enumerate(heads):
+        mine = (folds == fold).nonzero()[:, 0]
+        embeddings = head.embed(features_NCF[mine].view(-1, size)).view(len(mine), columns, -1)
+        preference_NCC[mine] = torch.sigmoid(head.logits(embeddings)).detach()
+    return preference_NCC
+
+
+def _entropies(preference_NCC: Tensor, mask_NC: Tensor) -> dict[str, JsonValue]:
+    """How sure p_eta is on labelled and on sampled pairs: a gap hints at a shifted sampler."""
+    certainty = (2 * preference_NCC - 1).square()
+    columns = preference_NCC.shape[1]
+    both_NCC = mask_NC[:, :, None] & mask_NC[:, None, :]
+    sampled_NCC = both_NCC & ~torch.eye(columns, dtype=torch.bool)
+    sampled_NCC[:, :2] = False
+    sampled_NCC[:, :, :2] = False
+    result: dict[str, JsonValue] = {"certainty_labelled": certainty[:, 0, 1].mean().item()}
+    if bool(sampled_NCC.any()):
+        result["certainty_sampled"] = certainty[sampled_NCC].mean().item()
+    return result
+
+
+def _padded(rows: list[Tensor], fill: float) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)

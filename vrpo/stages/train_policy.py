@@ -1,0 +1,99 @@
+"""Stage ``train_policy``: the policy, by the VRPO loss, by DPO (VRPO without samples), or by SFT."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from vrpo.contract.spec import Auto, CheckpointsSpec, Spec
+from vrpo.contract.status import StageName
+from vrpo.contract.task import StageTask
+from vrpo.control import ControlWeight
+from vrpo.data.prepared import TRAIN, read_rows
+from vrpo.engine import Example, make_example
+from vrpo.losses import LossName
+from vrpo.stages.context import StageContext
+from vrpo.stages.objectives import PreferenceObjective, SupervisedObjective
+from vrpo.stages.score import labelled_and_sampled, preference_data
+from vrpo.stages.training_loop import (
+    MODEL,
+    Objective,
+    TrainerConfig,
+    load_trainable,
+    save_model,
+    train,
+)
+
+CONTROL = "control.json"
+
+
+class MethodConfig(Spec):
+    """The loss, and what it needs."""
+
+    type: Literal["vrpo", "dpo", "supervised"]
+    loss: LossName = "sigmoid"
+    control_weight: float | Auto = 0.0
+    pool_labelled: bool = True
+    margin_clip: float | None = None
+    tau: float | None = None
+
+
+class Config(TrainerConfig):
+    """What decides the outputs."""
+
+    method: MethodConfig
+
+
+def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
+    """Write ``model/`` (weights or adapter) and ``control.json``.
+
+    Raises ``NumericalError`` for a loss or gradient that is not finite.
+    """
+    config = Config.model_validate(task.config)
+    examples, objective = _objective(task, config)
+    trained = train(
+        load_trainable(task, config, context),
+        examples,
+        objective,
+        config=config,
+        checkpoints=CheckpointsSpec.model_validate(task.options["checkpoints"]),
+        context=context,
+    )
+    save_model(trained.model, context.workdir / MODEL)
+    summary: dict[str, JsonValue] = {
+        "steps": trained.steps,
+        "trained_tokens": trained.trained_tokens,
+        "metrics": dict(trained.metrics),
+    }
+    if isinstance(objective, PreferenceObjective) and config.method.type == "vrpo":
+        control = objective.control
+        found: dict[str, JsonValue] = {
+            "control_weight": control.current,
+            "estimate": control.estimate,
+            "standard_error": control.standard_error,
+        }
+        summary |= found
+        kept = {**found, "statistics": objective.statistics}
+        (context.workdir / CONTROL).write_text(json.dumps(kept))
+    return summary
+
+
+def _objective(task: StageTask, config: Config) -> tuple[list[Example], Objective]:
+    method = config.method
+    if method.type == "supervised":
+        rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
+        examples = [make_example(row.prompt_ids, row.completions[:1]) for row in rows]
+        return examples, SupervisedObjective(examples)
+    rows, examples = labelled_and_sampled(task)
+    assert config.hyperparameters.beta is not None
+    return examples, PreferenceObjective(
+        examples,
+        preference_data(task, rows),
+        beta=config.hyperparameters.beta,
+        loss=method.loss,
+        control=ControlWeight(method.control_weight),
+        pool=method.pool_labelled,
+        margin_clip=method.margin_clip,
+        tau=method.tau,
+    )

@@ -1,0 +1,187 @@
+"""The loop that every training stage runs: seeded epochs, metrics, checkpoints, resume.
+
+A stage that is stopped at any step and started again ends with the weights it would have had.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from peft import PeftModel
+from pydantic import JsonValue
+from torch import nn
+from transformers import PreTrainedModel
+
+from vrpo.contract.spec import CheckpointsSpec, ResolvedHyperparameters, Spec, TrainingSpec
+from vrpo.contract.task import StageTask
+from vrpo.engine import (
+    Engine,
+    Example,
+    StepResult,
+    Trainer,
+    epoch_order,
+    find_latest,
+    load_checkpoint,
+    save_checkpoint,
+)
+from vrpo.errors import NumericalError
+from vrpo.models import add_lora, load_model
+from vrpo.stages.context import StageContext
+
+MODEL = "model"
+"""Folder of the trained weights in a training stage's output."""
+
+
+class TrainerConfig(Spec):
+    """What decides the result of a training stage, besides its loss."""
+
+    training: TrainingSpec
+    hyperparameters: ResolvedHyperparameters
+    seed: int
+
+
+class Objective(Protocol):
+    """A loss with a memory: what the loop trains on."""
+
+    def before_step(self, engine: Engine, batch: Sequence[int], following: Sequence[int]) -> None:
+        """Look at the batch about to be trained on, and at the one behind it."""
+
+    def loss(self, logprobs: Any, mask: Any, batch: Sequence[int]) -> Any:
+        """Return (b,) losses for (b, C) log-probs of the examples ``batch``."""
+
+    def weight(self, batch: Sequence[int]) -> float:
+        """Return the sum of the examples' weights: what the loss is divided by."""
+
+    def after_step(self, result: StepResult, batch: Sequence[int]) -> Mapping[str, float]:
+        """Return the step's metrics, from what the step computed."""
+
+    def state(self) -> dict[str, JsonValue]:
+        """Return what a resumed run needs, as JSON."""
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Take back what ``state`` returned."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the loop leaves."""
+
+    model: nn.Module
+    steps: int
+    trained_tokens: int
+    metrics: Mapping[str, float]
+    """Of the last step."""
+
+
+def load_trainable(task: StageTask, config: TrainerConfig, context: StageContext) -> nn.Module:
+    """Return the base model with all weights trainable, or with a fresh adapter on frozen ones."""
+    model = load_model(task.models["base"], device=context.device)
+    adapter = config.training.adapter
+    if adapter is None:
+        model.requires_grad_(True)
+        return model
+    return add_lora(
+        model, r=adapter.r, alpha=adapter.alpha, dropout=adapter.dropout, seed=config.seed
+    )
+
+
+def train(
+    model: nn.Module,
+    examples: Sequence[Example],
+    objective: Objective,
+    *,
+    config: TrainerConfig,
+    checkpoints: CheckpointsSpec,
+    context: StageContext,
+) -> Trained:
+    """Run all epochs and return the trained model.
+
+    Raises ``NumericalError`` with the step for a loss or gradient that is not finite; the newest
+    checkpoint stays.
+    """
+    training, numbers = config.training, config.hyperparameters
+    size = min(numbers.batch_size, len(examples))
+    batches = _batches(len(examples), size, epochs=numbers.n_epochs, seed=config.seed)
+    if training.adapter is not None and training.adapter.dropout:
+        model.train()
+    engine = Engine(model, on_warning=lambda message: context.log("warn", message))
+    trainer = Trainer(
+        engine,
+        learning_rate=numbers.learning_rate,
+        total_steps=len(batches),
+        warmup_steps=round(training.warmup_ratio * len(batches)),
+        schedule=training.schedule,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        micro_batch_tokens=training.micro_batch_tokens,
+    )
+    folder = context.scratch / "checkpoints"
+    first, tokens = _resume(folder, trainer, objective, context)
+    metrics: Mapping[str, float] = {}
+    per_epoch = len(batches) / numbers.n_epochs
+    for step in range(first, len(batches)):
+        context.raise_if_cancelled()
+        batch = batches[step]
+        objective.before_step(engine, batch, batches[step + 1] if step + 1 < len(batches) else [])
+        chosen = [examples[index] for index in batch]
+        try:
+            result = trainer.step(
+                chosen,
+                lambda logprobs, mask, places, batch=batch: objective.loss(
+                    logprobs, mask, [batch[place] for place in places]
+                ),
+                normaliser=objective.weight(batch),
+            )
+        except NumericalError as error:
+            raise NumericalError(f"step {step + 1}: {error}") from error
+        tokens += sum(example.num_tokens for example in chosen)
+        metrics = {
+            "loss": result.losses_B.sum().item() / objective.weight(batch),
+            "grad_norm": result.grad_norm,
+            "learning_rate": result.learning_rate,
+            "epoch": (step + 1) / per_epoch,
+            **objective.after_step(result, batch),
+        }
+        context.report(step + 1, metrics)
+        context.progress(step + 1, len(batches), "steps")
+        if (step + 1) % checkpoints.every_steps == 0 and step + 1 < len(batches):
+            extra = {"objective": objective.state(), "trained_tokens": tokens}
+            keep = checkpoints.keep_last
+            save_checkpoint(folder, trainer, step=step + 1, extra=extra, keep_last=keep)
+            context.checkpoint(step + 1, metrics)
+    model.eval()
+    return Trained(model, len(batches), tokens, metrics)
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write the weights, or the adapter alone, as safetensors."""
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    if isinstance(model, PreTrainedModel):
+        model.set_attn_implementation("sdpa")
+    model.save_pretrained(folder)
+
+
+def _batches(count: int, size: int, *, epochs: int, seed: int) -> list[list[int]]:
+    result: list[list[int]] = []
+    for epoch in range(epochs):
+        order = epoch_order(count, epoch=epoch, seed=seed)
+        # what is left over at an epoch's end is spread, so that no step is much smaller
+        number = max(1, round(count / size))
+        bounds = [count * place // number for place in range(number + 1)]
+        result += [order[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    return result
+
+
+def _resume(
+    folder: Path, trainer: Trainer, objective: Objective, context: StageContext
+) -> tuple[int, int]:
+    newest = find_latest(folder)
+    if newest is None:
+        return 0, 0
+    step, extra = load_checkpoint(newest, trainer)
+    state = extra["objective"]
+    assert isinstance(state, dict)
+    objective.restore(state)
+    context.log("info", f"resumed from the checkpoint of step {step}")
+    return step, int(str(extra["trained_tokens"]))
