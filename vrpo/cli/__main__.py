@@ -1,0 +1,5 @@
+"""``python -m vrpo.cli`` is ``vrpo``."""
+
+from vrpo.cli import main
+
+main()

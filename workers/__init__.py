@@ -1,0 +1,1 @@
+"""The controller, which runs jobs on Ray, and the actors that run their stages."""
