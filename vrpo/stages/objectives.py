@@ -139,7 +139,7 @@ class PreferenceObjective:
         self.control.load_state_dict(state["control"])  # type: ignore[arg-type]
         self._before = state["before"]  # type: ignore[assignment]
         self._steps = state["steps"]  # type: ignore[assignment]
-        self.statistics = [tuple(pair) for pair in state["statistics"]]  # type: ignore
+        self.statistics = [tuple(pair) for pair in state["statistics"]]  # type: ignore[union-attr, misc]
 
     def _rewards(self, logprobs: Tensor, batch: Sequence[int]) -> Tensor:
         rows = torch.tensor(batch)

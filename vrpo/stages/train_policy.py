@@ -1,4 +1,4 @@
-"""Stage ``train_policy``: the policy, by the VRPO loss, by DPO (VRPO without samples), or by SFT."""
+"""Stage ``train_policy``: by the VRPO loss, by DPO (VRPO without samples), or by SFT."""
 
 import json
 from pathlib import Path

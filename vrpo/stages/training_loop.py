@@ -5,6 +5,7 @@ A stage that is stopped at any step and started again ends with the weights it w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,7 +170,7 @@ def _batches(count: int, size: int, *, epochs: int, seed: int) -> list[list[int]
         # what is left over at an epoch's end is spread, so that no step is much smaller
         number = max(1, round(count / size))
         bounds = [count * place // number for place in range(number + 1)]
-        result += [order[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+        result += [order[low:high] for low, high in pairwise(bounds)]
     return result
 
 
