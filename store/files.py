@@ -9,7 +9,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from store.errors import FileInUse, FileNotFound
-from store.models import File, Job
+from store.models import File, Job, Tenant
 from store.paging import Page, page_of, position
 from vrpo.contract.status import JobStatus
 
@@ -78,6 +78,8 @@ def delete(session: Session, tenant: str, file_id: str) -> Path:
 
     Raises ``FileNotFound`` and, while an open job needs it, ``FileInUse``.
     """
+    # Creating a job takes the same lock, so a file cannot go between its check and its use.
+    session.execute(select(Tenant.id).where(Tenant.id == tenant).with_for_update())
     file = get(session, tenant, file_id)
     user = session.scalar(
         select(Job.id)

@@ -36,7 +36,7 @@ def create(
     """
     # One creation at a time in a tenant, so that equal requests see each other on Postgres too.
     session.execute(select(Tenant.id).where(Tenant.id == tenant).with_for_update())
-    former = _made_before(
+    former = made_before(
         session, tenant, body_sha256, idempotency_key=idempotency_key, is_retry=is_retry
     )
     if former is not None:
@@ -81,6 +81,41 @@ def create(
     changes.record(session, tenant_id=tenant, job_id=job.id, status=JobStatus.QUEUED.value)
     session.refresh(job)
     return job
+
+
+def made_before(
+    session: Session,
+    tenant: str,
+    body_sha256: str,
+    *,
+    idempotency_key: str | None,
+    is_retry: bool,
+) -> Job | None:
+    """Return the job that this very request made before: by its key, or as the SDK's retry of it.
+
+    Raises ``IdempotencyKeyReused`` when the key came with another body.
+    """
+    if idempotency_key is not None:
+        former = session.get(IdempotencyKey, (tenant, idempotency_key))
+        if former is None:
+            return None
+        if former.body_sha256 != body_sha256:
+            raise IdempotencyKeyReused(
+                "this Idempotency-Key came with another body before; use a new key for a new job"
+            )
+        return get(session, tenant, former.job_id)
+    if not is_retry:
+        return None
+    return session.scalars(
+        select(Job)
+        .where(
+            Job.tenant_id == tenant,
+            Job.body_sha256 == body_sha256,
+            Job.created_at > datetime.now(UTC) - RETRY_WINDOW,
+        )
+        .order_by(Job.seq.desc())
+        .limit(1)
+    ).one_or_none()
 
 
 def get(session: Session, tenant: str, job_id: str) -> Job:
@@ -233,37 +268,6 @@ def counts(session: Session, tenant: str | None = None) -> dict[JobStatus, int]:
     for status, number in session.execute(query):
         counted[status] = number
     return counted
-
-
-def _made_before(
-    session: Session,
-    tenant: str,
-    body_sha256: str,
-    *,
-    idempotency_key: str | None,
-    is_retry: bool,
-) -> Job | None:
-    if idempotency_key is not None:
-        former = session.get(IdempotencyKey, (tenant, idempotency_key))
-        if former is None:
-            return None
-        if former.body_sha256 != body_sha256:
-            raise IdempotencyKeyReused(
-                "this Idempotency-Key came with another body before; use a new key for a new job"
-            )
-        return get(session, tenant, former.job_id)
-    if not is_retry:
-        return None
-    return session.scalars(
-        select(Job)
-        .where(
-            Job.tenant_id == tenant,
-            Job.body_sha256 == body_sha256,
-            Job.created_at > datetime.now(UTC) - RETRY_WINDOW,
-        )
-        .order_by(Job.seq.desc())
-        .limit(1)
-    ).one_or_none()
 
 
 def _place_of_newcomer(session: Session, priority: int) -> int:

@@ -252,10 +252,10 @@ class LogLineView(View):
 
 
 class ArtifactView(View):
-    """A file that a job left; its bytes are at ``.../artifacts/{name}``."""
+    """A file that a job left; its bytes are at ``.../artifacts/{path}``."""
 
     object: Literal["fine_tuning.job.artifact"] = "fine_tuning.job.artifact"
-    name: str
+    path: str
     stage: StageName
     bytes: int
     sha256: str

@@ -1,0 +1,1 @@
+"""The HTTP API: OpenAI's fine-tuning API, the method ``vrpo``, and ``run``."""

@@ -1,0 +1,110 @@
+"""Whether what a job names exists and fits together, checked before the job is made."""
+
+from sqlalchemy.orm import Session
+
+from store import files, model_registry
+from store.errors import FileNotFound
+from vrpo.contract.catalogue import Catalogue
+from vrpo.contract.spec import CreateJob, VrpoMethod
+from vrpo.contract.validation import RequestFault, nearest
+
+PREFERENCE_JUDGE = "preference_model"
+
+
+def check_request(
+    session: Session, tenant: str, request: CreateJob, catalogue: Catalogue
+) -> list[RequestFault]:
+    """Return everything that is wrong with the models, files and judge of a request."""
+    faults = _model_faults(session, tenant, request, catalogue)
+    faults += _file_faults(session, tenant, request)
+    faults += _judge_faults(request, catalogue)
+    return faults
+
+
+def warnings_of(request: CreateJob) -> list[str]:
+    """Return what is allowed and probably not meant."""
+    if not isinstance(request.method, VrpoMethod):
+        return []
+    vrpo = request.method.vrpo
+    warnings = []
+    if vrpo.preference.cross_fit_folds == 1:
+        warnings.append(
+            "method.vrpo.preference.cross_fit_folds is 1: the preference model scores rows it was"
+            " fitted on, which biases the loss"
+        )
+    if vrpo.reference.temperature != 1 or vrpo.reference.top_p != 1:
+        warnings.append(
+            "method.vrpo.reference: with temperature or top_p other than 1 the samples do not come"
+            " from the reference policy itself"
+        )
+    if vrpo.reference.samples_per_prompt == 0:
+        warnings.append("method.vrpo.reference.samples_per_prompt is 0: the loss is that of dpo")
+    return warnings
+
+
+def _model_faults(
+    session: Session, tenant: str, request: CreateJob, catalogue: Catalogue
+) -> list[RequestFault]:
+    named = {"model": request.model}
+    if isinstance(request.method, VrpoMethod):
+        vrpo = request.method.vrpo
+        if vrpo.reference.source not in ("base", "fit"):
+            named["method.vrpo.reference.source"] = vrpo.reference.source
+        if vrpo.preference.backbone != "base":
+            named["method.vrpo.preference.backbone"] = vrpo.preference.backbone
+    listed = [model.id for model in catalogue.models]
+    faults = []
+    for param, name in named.items():
+        if catalogue.model(name) or model_registry.resolve(session, tenant, name):
+            continue
+        close = nearest(name, listed)
+        guess = "" if close is None else f"; did you mean {close}?"
+        allowed = ", ".join(listed) or "none, as the operator's models.toml is empty"
+        faults.append(
+            RequestFault(
+                code="model_not_found",
+                message=f"{param}: there is no model {name!r} here{guess} Allowed: {allowed}",
+                param=param,
+            )
+        )
+    return faults
+
+
+def _file_faults(session: Session, tenant: str, request: CreateJob) -> list[RequestFault]:
+    named = {"training_file": request.training_file}
+    if request.validation_file is not None:
+        named["validation_file"] = request.validation_file
+    method = request.method.type
+    faults = []
+    for param, file_id in named.items():
+        try:
+            file = files.get(session, tenant, file_id)
+        except FileNotFound as error:
+            faults.append(RequestFault("file_not_found", f"{param}: {error.message}", param))
+            continue
+        suited = file.report["methods"]
+        if method not in suited:
+            faults.append(
+                RequestFault(
+                    code="invalid_training_file",
+                    message=f"{param}: {file_id} holds {file.report['format']} rows, which suit"
+                    f" {' and '.join(suited) or 'no method'}; the method {method} needs"
+                    " preference rows",
+                    param=param,
+                )
+            )
+    return faults
+
+
+def _judge_faults(request: CreateJob, catalogue: Catalogue) -> list[RequestFault]:
+    judge = request.run.eval.judge
+    if judge == PREFERENCE_JUDGE or catalogue.judge(judge):
+        return []
+    allowed = ", ".join([PREFERENCE_JUDGE, *(listed.name for listed in catalogue.judges)])
+    return [
+        RequestFault(
+            code="invalid_value",
+            message=f"run.eval.judge: there is no judge {judge!r} here. Allowed: {allowed}",
+            param="run.eval.judge",
+        )
+    ]

@@ -1,0 +1,74 @@
+"""Checking an upload's rows and giving it its place: bytes first, then the row."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from server.upload import Upload
+from store import files
+from store.models import File
+from store.session import Sessions
+from vrpo.contract.validation import RequestFault, RequestRefused
+from vrpo.data import formats
+
+PURPOSE = "fine-tune"
+METHODS = ("vrpo", "dpo", "supervised")
+MAX_FAULTS = 100
+
+
+def checked_report(received: Upload) -> dict[str, Any]:
+    """Return the report on an upload, with the methods its rows suit. Raises ``RequestRefused``."""
+    if received.size == 0:
+        raise RequestRefused([RequestFault("empty_file", "the file is empty", "file")])
+    report = formats.check_file(received.path, method=None, max_faults=MAX_FAULTS)
+    if report.faults:
+        raise RequestRefused(
+            [
+                RequestFault(
+                    code=fault.code,
+                    message=str(fault),
+                    param="file",
+                )
+                for fault in report.faults
+            ]
+        )
+    methods = [method for method in METHODS if report.supports(method)]
+    return {**report.to_json(), "methods": methods}
+
+
+def stored(
+    sessions: Sessions,
+    tenant: str,
+    received: Upload,
+    report: dict[str, Any],
+    *,
+    file_id: str,
+    target: Path,
+) -> File:
+    """Move the upload to ``target`` and record it; without the row the bytes go again."""
+    received.path.replace(target)
+    _sync_folder(target.parent)
+    try:
+        with sessions.begin() as session:
+            return files.add(
+                session,
+                tenant,
+                file_id=file_id,
+                filename=received.filename,
+                purpose=PURPOSE,
+                size=received.size,
+                sha256=received.sha256,
+                path=target,
+                report=report,
+            )
+    except Exception:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
