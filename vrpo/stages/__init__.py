@@ -1,18 +1,31 @@
 """The stages of a job: each one function of its task and context, in a file of its own."""
 
+import json
 from importlib import import_module
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from pydantic import JsonValue
 
 from vrpo.contract.task import StageTask
 from vrpo.stages.context import StageContext
 
+RECORD = "stage.json"
+
 
 def run_stage(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Run the stage that the task names and return its summary.
+    """Run the stage that the task names and return its summary, also written as ``stage.json``.
 
     Only the module of that stage is imported, so that light stages start fast.
     """
     module = import_module(f"vrpo.stages.{task.stage.value}")
-    return cast("dict[str, JsonValue]", module.run(task, context))
+    summary = cast("dict[str, JsonValue]", module.run(task, context))
+    record = {"stage": task.stage.value, "key": task.key, "summary": summary}
+    (context.workdir / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return summary
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Return stage, key and summary of a stage's output folder."""
+    record: dict[str, Any] = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+    return record
