@@ -49,8 +49,7 @@ def main() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    _stop_on_signals(stop)
     if arguments.parent_pipe:
         threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
     settings.make_folders()
@@ -64,6 +63,7 @@ def run(settings: WorkerSettings, stop: threading.Event) -> None:
     engine = make_engine(settings.database_url)
     upgrade(engine)
     cluster.connect(address=settings.ray_address, num_cpus=settings.num_cpus)
+    _stop_on_signals(stop)  # again: Ray has put its own handlers in their place
     try:
         with ThreadPoolExecutor(_THREADS) as threads:
             around = Surroundings(
@@ -108,6 +108,11 @@ def _only_controller(settings: WorkerSettings, stop: threading.Event) -> Iterato
             lock.release()
         return
     yield False
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def _stop_with_parent(stop: threading.Event) -> None:

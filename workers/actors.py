@@ -1,11 +1,12 @@
 """The Ray actor that runs one attempt at one stage.
 
 It gets a ``StageTask`` as plain data, runs ``vrpo.stages.run_stage`` in a thread of its own, and
-answers ``poll`` and ``stop`` meanwhile. It sees files, never the database. Torch and transformers
-are imported when the process starts, not with this module, so an actor that has been created
-early waits for its task with everything loaded.
+answers ``poll`` and ``stop`` meanwhile. It sees files, never the database. The stage's
+module, and torch with it, is imported when the process starts and not with this one, so an actor
+that was created early waits for its task with everything loaded.
 """
 
+import contextlib
 import importlib
 import os
 import threading
@@ -39,14 +40,14 @@ _STOP_GRACE_S = 60.0
 class StageActor:
     """Runs one stage attempt; made a Ray actor by ``workers.cluster``."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str) -> None:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._spool: Spool | None = None
         self._last_poll_at = time.monotonic()
         self._thread: threading.Thread | None = None
-        importlib.import_module("transformers")
-        importlib.import_module("vrpo.stages")
+        self._loading = threading.Thread(target=_load, args=(stage,), daemon=True)
+        self._loading.start()
         threading.Thread(target=self._end_when_forgotten, daemon=True).start()
 
     def pid(self) -> int:
@@ -79,6 +80,7 @@ class StageActor:
         self._stop.set()
 
     def _run(self, task: StageTask, spool: Spool) -> None:
+        self._loading.join()
         _run(task, spool, self._stop)
         self._ended.set()
 
@@ -91,12 +93,18 @@ class StageActor:
         os._exit(0)
 
 
+def _load(stage: str) -> None:
+    """Import what the stage needs. A fault shows, and is reported, when the stage imports it."""
+    with contextlib.suppress(Exception):
+        importlib.import_module(f"vrpo.stages.{stage}")
+
+
 def _run(task: StageTask, spool: Spool, stop: threading.Event) -> None:
     """Run the stage and append how it ended."""
     torch = importlib.import_module("torch")
-    run_stage = importlib.import_module("vrpo.stages").run_stage
     torch.set_num_threads(task.num_threads)  # Ray's OMP_NUM_THREADS follows num_cpus instead
     try:
+        run_stage = importlib.import_module("vrpo.stages").run_stage
         spool.append(Succeeded(summary=run_stage(task, _context(task, spool, stop))))
     except StageCancelled:
         spool.append(Stopped())

@@ -123,7 +123,7 @@ class Slot:
             ),
         )
         # ray's types allow for a local mode, in which remote() would return the class
-        handle = cast("ActorHandle[StageActor]", remote_class.remote())
+        handle = cast("ActorHandle[StageActor]", remote_class.remote(stage.value))
         return RunningActor(handle, poll_s=self._poll_s)
 
     def release(self) -> None:

@@ -7,8 +7,8 @@ from openai import APIConnectionError, APIStatusError
 
 from vrpo.cli import db, files, jobs, keys, models
 from vrpo.cli.doctor import doctor
-from vrpo.cli.services import controller, serve, server
 from vrpo.cli.output import Exit, errors
+from vrpo.cli.services import controller, serve, server
 from vrpo.client import ChecksumMismatch, NoKey
 
 app = typer.Typer(
