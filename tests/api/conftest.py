@@ -216,3 +216,13 @@ def report_steps(service: Service, claimed: Callable[[], Claim]) -> Callable[[li
         return claim
 
     return report
+
+
+@pytest.fixture
+def chats() -> bytes:
+    return jsonl([chat_row(number) for number in range(12)])
+
+
+@pytest.fixture
+def a_row() -> dict[str, Any]:
+    return preference_row(99)
