@@ -57,6 +57,9 @@ class Capacity:
 def connect(*, address: str | None, num_cpus: int | None) -> None:
     """Join the Ray cluster at ``address``, or start one on this machine without one."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A thread that waits for work sleeps: on a machine that does other things too, spinning made
+    # small parallel operations three to five times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if address is None:
         ray.init(
             num_cpus=num_cpus,
