@@ -70,7 +70,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _database_busy)
     app.add_exception_handler(PoolTimeout, _database_busy)
     app.add_exception_handler(ModelNotAllowed, _list_unreadable)
-    app.add_exception_handler(Exception, _internal_error)
 
 
 async def _store_error(request: Request, error: Exception) -> JSONResponse:
@@ -139,7 +138,8 @@ async def _list_unreadable(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _internal_error(request: Request, error: Exception) -> JSONResponse:
+def internal_error() -> JSONResponse:
+    """Return the answer to a fault of ours; the log has the rest, under the request's id."""
     return error_response(
         500,
         "something went wrong on the server; the operator finds it in its log by the request id",

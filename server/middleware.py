@@ -1,13 +1,16 @@
 """What every answer gets: a request id, its duration in the metrics, and no content sniffing."""
 
+import logging
 import secrets
 import time
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import error_response
+from server.errors import error_response, internal_error
 from server.telemetry import Telemetry
+
+log = logging.getLogger("vrpo.server")
 
 
 class RequestScope:
@@ -24,7 +27,7 @@ class RequestScope:
             return
         request_id = f"req_{secrets.token_hex(12)}"
         started = time.perf_counter()
-        status = 500
+        status: int | None = None
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -43,11 +46,20 @@ class RequestScope:
                 await refusal(scope, receive, send_with_headers)
                 return
             await self.app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("%s %s %s failed", request_id, scope["method"], _template(scope))
+            if status is not None:
+                raise
+            await internal_error()(scope, receive, send_with_headers)
         finally:
-            route = scope.get("route")
             self.telemetry.observe_request(
                 method=scope["method"],
-                route=getattr(route, "path", "unknown"),
-                status=status,
+                route=_template(scope),
+                status=status or 500,
                 seconds=time.perf_counter() - started,
             )
+
+
+def _template(scope: Scope) -> str:
+    """Return the path of the route, which holds no ids."""
+    return str(getattr(scope.get("route"), "path", "unknown"))

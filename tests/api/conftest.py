@@ -108,6 +108,12 @@ def make_settings(home: Path, **changes: Any) -> ServerSettings:
     return ServerSettings(**options)
 
 
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., contextlib.AbstractContextManager[Service]]:
+    """Start a server whose data are in a folder."""
+    return lambda home, **changes: serving(make_settings(home, **changes))
+
+
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with serving(make_settings(tmp_path / "home")) as running:

@@ -128,7 +128,7 @@ def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
 
 
 def _check_texts(value: JsonValue, *, path: tuple[str | int, ...], depth: int) -> None:
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and isinstance(value, (dict, list)):
         raise _refused(f"the body is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, str):
         if "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value):
