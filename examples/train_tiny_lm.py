@@ -1,8 +1,8 @@
 """Trains the tiny language model of the quickstart, from scratch, on film reviews.
 
-    python examples/train_tiny_lm.py --output examples/tiny-reviews --bf16     # 35 minutes, one core
+    python examples/train_tiny_lm.py --output examples/tiny-reviews --bf16   # 35 minutes
 
-A Llama of 2.6 M parameters with its own byte-level BPE vocabulary. It learns first from windows of
+A Llama of 2.56 M parameters with its own byte-level BPE vocabulary. It learns first from windows of
 128 tokens taken anywhere in the reviews, then, for the larger part of the run, from their
 beginnings alone, because beginnings are all that the experiment asks of it. Weight matrices are
 trained with Muon, embeddings and norms with AdamW, both on one warm-up, constant, linear-decay
@@ -16,7 +16,6 @@ from there when it is started again.
 import argparse
 import json
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,24 +155,6 @@ def optimizers(
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; the defaults, with --bf16, are the settings of the committed model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tiny-reviews")
-    parser.add_argument("--minutes", type=float, default=35.0, help="wall-clock length of the run")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--hidden", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--matrix-rate", type=float, default=0.015)
-    parser.add_argument("--other-rate", type=float, default=0.004)
-    parser.add_argument("--first-phase", type=float, default=0.35, help="share on all windows")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bf16", action="store_true", help="autocast; for CPUs with avx512_bf16")
-    return parser.parse_args()
-
-
-def arguments() -> argparse.Namespace:
     """Read the command line; the defaults and --bf16 made the committed model."""
     parser = argparse.ArgumentParser(description="Train examples/tiny-reviews from scratch.")
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
@@ -231,7 +212,7 @@ class Run:
             stepper.zero_grad(set_to_none=True)
         self.state["step"] += 1
         self.state["tokens"] += ids.numel()
-        return float(loss)
+        return float(loss.detach())
 
 
 def main() -> None:
