@@ -18,13 +18,13 @@ from store.session import Sessions
 from vrpo.contract.catalogue import Catalogue
 
 
-def get_sessions(request: Request) -> Sessions:
+async def get_sessions(request: Request) -> Sessions:
     """Return the maker of sessions."""
     sessions: Sessions = request.app.state.sessions
     return sessions
 
 
-def get_settings(request: Request) -> ServerSettings:
+async def get_settings(request: Request) -> ServerSettings:
     """Return the settings of the running server."""
     settings: ServerSettings = request.app.state.settings
     return settings
@@ -63,13 +63,13 @@ def get_viewer(request: Request, sessions: SessionsDep) -> Principal:
 Viewer = Annotated[Principal, Depends(get_viewer)]
 
 
-def get_submitter(principal: Viewer) -> Principal:
+async def get_submitter(principal: Viewer) -> Principal:
     """Return the asker if the key may change things."""
     principal.require(Role.SUBMITTER)
     return principal
 
 
-def get_admin(principal: Viewer) -> Principal:
+async def get_admin(principal: Viewer) -> Principal:
     """Return the asker if the key may manage keys."""
     principal.require(Role.ADMIN)
     return principal

@@ -1,6 +1,7 @@
 """Checking an upload's rows and giving it its place: bytes first, then the row."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,26 @@ from vrpo.data import formats
 PURPOSE = "fine-tune"
 METHODS = ("vrpo", "dpo", "supervised")
 MAX_FAULTS = 100
+
+
+def check_fields(fields: Mapping[str, str]) -> None:
+    """Refuse a form that asks for anything but a training file. Raises ``RequestRefused``."""
+    for name in fields:
+        if name != "purpose":
+            raise RequestRefused(
+                [
+                    RequestFault(
+                        code="unknown_parameter",
+                        message=f"unknown field {ascii(name)[:80]}; a file has the fields file and"
+                        " purpose, and is kept until it is deleted",
+                        param=name[:80],
+                    )
+                ]
+            )
+    if fields.get("purpose") != PURPOSE:
+        raise RequestRefused(
+            [RequestFault("invalid_value", f"purpose must be {PURPOSE}", "purpose")]
+        )
 
 
 def checked_report(received: Upload) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from fastapi.responses import FileResponse
 
 from server import present, upload
 from server.deps import ReadSessionDep, SessionDep, SessionsDep, SettingsDep, Submitter, Viewer
-from server.training_files import PURPOSE, checked_report, stored
+from server.training_files import PURPOSE, check_fields, checked_report, stored
 from store import files
 from store.ids import new_id
-from vrpo.contract.validation import RequestFault, RequestRefused
 from vrpo.contract.views import DeletedView, FileReportView, FileView, ListView
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -47,11 +46,7 @@ async def upload_file(
     file_id = new_id("file-")
     path = settings.files / f".{file_id}.part"
     async with upload.receive(request, path, max_bytes=settings.max_file_bytes) as received:
-        purpose = received.fields.get("purpose")
-        if purpose != PURPOSE:
-            raise RequestRefused(
-                [RequestFault("invalid_value", f"purpose must be {PURPOSE}", "purpose")]
-            )
+        check_fields(received.fields)
         report = await run_in_threadpool(checked_report, received)
         row = await run_in_threadpool(
             stored,

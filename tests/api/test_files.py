@@ -127,6 +127,17 @@ def test_another_purpose_is_refused(service, client, preferences):
     assert stored_names(service) == []
 
 
+def test_a_field_that_would_do_nothing_is_refused(client, preferences):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.files.create(
+            file=("pairs.jsonl", preferences),
+            purpose="fine-tune",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+    assert caught.value.code == "unknown_parameter"
+    assert caught.value.param == "expires_after[anchor]"
+
+
 def test_a_file_that_is_too_large_is_refused_in_error_form(service, client, preferences):
     large = preferences * (3_100_000 // len(preferences) + 1)
 
