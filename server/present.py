@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from server.checks import warnings_of
 from store import models
 from store.metrics import Series
-from vrpo.contract import views
+from vrpo.contract import job_views, views
 from vrpo.contract.spec import JobSpec
 from vrpo.contract.status import JobStatus, StageStatus
 
@@ -15,9 +15,9 @@ Item = TypeVar(
     "Item",
     views.FileView,
     views.ModelView,
-    views.JobView,
-    views.EventView,
-    views.CheckpointView,
+    job_views.JobView,
+    job_views.EventView,
+    job_views.CheckpointView,
     views.KeyView,
 )
 
@@ -27,10 +27,10 @@ def seconds(time: datetime | None) -> int | None:
     return None if time is None else int(time.timestamp())
 
 
-def job_view(job: models.Job, stages: Sequence[models.Stage]) -> views.JobView:
+def job_view(job: models.Job, stages: Sequence[models.Stage]) -> job_views.JobView:
     """Return a job as OpenAI shows it, and ``run``."""
     spec = JobSpec.model_validate(job.spec)
-    return views.JobView(
+    return job_views.JobView(
         id=job.id,
         created_at=int(job.created_at.timestamp()),
         finished_at=seconds(job.finished_at),
@@ -44,7 +44,7 @@ def job_view(job: models.Job, stages: Sequence[models.Stage]) -> views.JobView:
         method=_resolved_method(spec),
         seed=spec.seed,
         trained_tokens=job.trained_tokens,
-        error=None if job.error is None else views.JobErrorView(**job.error),
+        error=None if job.error is None else job_views.JobErrorView(**job.error),
         metadata=None if spec.metadata is None else dict(spec.metadata),
         user_provided_suffix=spec.suffix,
         run=_run_view(job, spec, stages),
@@ -61,11 +61,11 @@ def _resolved_method(spec: JobSpec) -> dict[str, Any]:
     return method
 
 
-def _run_view(job: models.Job, spec: JobSpec, stages: Sequence[models.Stage]) -> views.RunView:
+def _run_view(job: models.Job, spec: JobSpec, stages: Sequence[models.Stage]) -> job_views.RunView:
     queue = None
     if job.status is JobStatus.QUEUED and job.queue_position is not None:
-        queue = views.QueueView(position=job.queue_position, reason=job.queue_reason or "")
-    return views.RunView(
+        queue = job_views.QueueView(position=job.queue_position, reason=job.queue_reason or "")
+    return job_views.RunView(
         phase=_phase(job, stages),
         version=job.version,
         priority=job.priority,
@@ -77,7 +77,7 @@ def _run_view(job: models.Job, spec: JobSpec, stages: Sequence[models.Stage]) ->
         eval=spec.run.eval,
         queue=queue,
         stages=[_stage_view(stage) for stage in stages],
-        progress=views.JobProgressView(fraction=job.progress),
+        progress=job_views.JobProgressView(fraction=job.progress),
         attempt=job.epoch,
         restarts=job.restarts,
         warnings=warnings_of(spec),
@@ -96,11 +96,11 @@ def _phase(job: models.Job, stages: Sequence[models.Stage]) -> str | None:
     return ", ".join(running) or "starting"
 
 
-def _stage_view(stage: models.Stage) -> views.StageView:
+def _stage_view(stage: models.Stage) -> job_views.StageView:
     progress = None
     if stage.done is not None and stage.total is not None:
-        progress = views.ProgressView(done=stage.done, total=stage.total, unit=stage.unit or "")
-    return views.StageView(
+        progress = job_views.ProgressView(done=stage.done, total=stage.total, unit=stage.unit or "")
+    return job_views.StageView(
         name=stage.name,
         status=stage.status,
         cached=stage.cached,
@@ -148,9 +148,9 @@ def model_view(model: models.Model) -> views.ModelView:
     )
 
 
-def event_view(event: models.Event) -> views.EventView:
+def event_view(event: models.Event) -> job_views.EventView:
     """Return an event as OpenAI shows it."""
-    return views.EventView.model_validate(
+    return job_views.EventView.model_validate(
         {
             "id": event.id,
             "created_at": int(event.created_at.timestamp()),
@@ -162,10 +162,11 @@ def event_view(event: models.Event) -> views.EventView:
     )
 
 
-def checkpoint_view(checkpoint: models.Checkpoint, job: models.Job) -> views.CheckpointView:
+def checkpoint_view(checkpoint: models.Checkpoint, job: models.Job) -> job_views.CheckpointView:
     """Return a checkpoint as OpenAI shows it."""
-    name = job.fine_tuned_model or f"ft:{job.spec['model']}:{job.tenant_id}:{job.id}"
-    return views.CheckpointView(
+    spec = JobSpec.model_validate(job.spec)
+    name = f"ft:{spec.model}:{job.tenant_id}:{spec.suffix or ''}:{job.id}"
+    return job_views.CheckpointView(
         id=checkpoint.id,
         created_at=int(checkpoint.created_at.timestamp()),
         fine_tuned_model_checkpoint=f"{name}:ckpt-step-{checkpoint.step}",
@@ -179,16 +180,16 @@ def checkpoint_view(checkpoint: models.Checkpoint, job: models.Job) -> views.Che
     )
 
 
-def series_view(series: Series) -> views.SeriesView:
+def series_view(series: Series) -> job_views.SeriesView:
     """Return one metric over its steps."""
-    return views.SeriesView(
+    return job_views.SeriesView(
         stage=series.stage, key=series.key, points=series.points, last_step=series.last_step
     )
 
 
-def log_line_view(line: models.LogLine) -> views.LogLineView:
+def log_line_view(line: models.LogLine) -> job_views.LogLineView:
     """Return one log line."""
-    return views.LogLineView(
+    return job_views.LogLineView(
         seq=line.seq,
         at=line.at.timestamp(),
         stage=line.stage,
@@ -197,16 +198,16 @@ def log_line_view(line: models.LogLine) -> views.LogLineView:
     )
 
 
-def artifact_view(artifact: models.Artifact) -> views.ArtifactView:
+def artifact_view(artifact: models.Artifact) -> job_views.ArtifactView:
     """Return one file of a job."""
-    return views.ArtifactView(
+    return job_views.ArtifactView(
         path=artifact.name, stage=artifact.stage, bytes=artifact.size, sha256=artifact.sha256
     )
 
 
-def change_view(change: models.Change) -> views.ChangeView:
+def change_view(change: models.Change) -> job_views.ChangeView:
     """Return one move."""
-    return views.ChangeView(
+    return job_views.ChangeView(
         seq=change.seq,
         type=change.type,
         job_id=change.job_id,

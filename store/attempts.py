@@ -8,6 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import transitions
+from store.clean import clean_text
 from store.errors import StaleTransition
 from store.models import Attempt, Job, Stage
 from vrpo.contract.status import AttemptStatus, JobStatus, StageName
@@ -84,7 +85,11 @@ def finish(
     closed = session.scalar(
         update(Attempt)
         .where(Attempt.id == attempt_id, Attempt.status == AttemptStatus.RUNNING)
-        .values(status=status, reason=reason, finished_at=datetime.now(UTC))
+        .values(
+            status=status,
+            reason=None if reason is None else clean_text(reason),
+            finished_at=datetime.now(UTC),
+        )
         .returning(Attempt.id)
         .execution_options(synchronize_session=False)
     )

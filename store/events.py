@@ -7,6 +7,7 @@ from typing import Any, Literal
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from store.clean import clean_text
 from store.ids import new_id
 from store.models import Event, Job
 from store.paging import Page, page_of, position
@@ -40,7 +41,7 @@ def add(
             id=new_id("ftevent-"),
             created_at=at or datetime.now(UTC),
             level=level,
-            message=message,
+            message=clean_text(message),
             type="metrics" if metrics else "message",
             data=data,
         )

@@ -15,11 +15,13 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from store.clean import clean_json
+
 BUSY_TIMEOUT_S = 30
 
 
-def _strict_json(value: object) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+def _storable_json(value: object) -> str:
+    return json.dumps(clean_json(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def make_engine(url: str) -> Engine:
@@ -30,7 +32,7 @@ def make_engine(url: str) -> Engine:
             Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = create_engine(
             parsed,
-            json_serializer=_strict_json,
+            json_serializer=_storable_json,
             pool_size=20,
             max_overflow=40,
             connect_args={"timeout": BUSY_TIMEOUT_S},
@@ -42,7 +44,7 @@ def make_engine(url: str) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     return create_engine(
         parsed,
-        json_serializer=_strict_json,
+        json_serializer=_storable_json,
         pool_size=20,
         max_overflow=40,
         pool_pre_ping=True,

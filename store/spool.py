@@ -1,6 +1,5 @@
 """What a stage reported, stored in one transaction: delivered at least once, counted once."""
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -8,6 +7,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from store import events, transitions
+from store.clean import clean_text, finite
 from store.ids import new_id
 from store.inserts import insert_new
 from store.models import Attempt, Checkpoint, LogLine, Metric, Stage
@@ -15,6 +15,8 @@ from store.progress import update_progress
 from vrpo.contract.status import AttemptStatus, StageName
 from vrpo.contract.task import Checkpoint as CheckpointRecord
 from vrpo.contract.task import Log, Metrics, Progress, SpoolRecord
+
+MAX_METRIC_KEY = 128
 
 
 def apply_records(
@@ -65,10 +67,6 @@ def _time(record: SpoolRecord) -> datetime:
     return datetime.fromtimestamp(record.at, UTC)
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _store_metrics(
     session: Session, job_id: str, stage: StageName, records: Sequence[SpoolRecord]
 ) -> None:
@@ -84,7 +82,10 @@ def _store_metrics(
         if not isinstance(record.body, Metrics):
             continue
         step = record.body.step
-        values = {key: _finite(value) for key, value in record.body.values.items()}
+        values = {
+            clean_text(key)[:MAX_METRIC_KEY]: finite(value)
+            for key, value in record.body.values.items()
+        }
         for key, value in values.items():
             rows.append(
                 {"job_id": job_id, "stage": stage, "key": key, "step": step, "value": value}
@@ -128,7 +129,7 @@ def _store_logs(session: Session, attempt: Attempt, records: Sequence[SpoolRecor
                 "stage": attempt.stage,
                 "at": _time(record),
                 "level": line.level,
-                "message": line.message.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+                "message": clean_text(line.message),
             }
             for record, line in lines
         ),
@@ -138,7 +139,7 @@ def _store_logs(session: Session, attempt: Attempt, records: Sequence[SpoolRecor
             events.add(
                 session,
                 attempt.job_id,
-                line.message.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+                clean_text(line.message),
                 level=line.level,
                 at=_time(record),
                 data={"stage": attempt.stage.value},
@@ -157,7 +158,7 @@ def _store_checkpoints(
                 "job_id": job_id,
                 "stage": stage,
                 "step": record.body.step,
-                "metrics": {key: _finite(value) for key, value in record.body.metrics.items()},
+                "metrics": {key: finite(value) for key, value in record.body.metrics.items()},
                 "created_at": _time(record),
             }
             for record in records

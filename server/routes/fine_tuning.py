@@ -12,16 +12,11 @@ from server.deps import BodyDep, CatalogueDep, ReadSessionDep, SessionsDep, View
 from server.routes.jobs import JOB_BODY, MAX_SEQ
 from store import changes, files, jobs
 from store.errors import FileNotFound
+from vrpo.contract.job_views import ChangesView, FineTuningQueueView, QueuedJobView
 from vrpo.contract.spec import resolve
 from vrpo.contract.status import JobStatus
 from vrpo.contract.validation import RequestFault, RequestRefused, parse_job
-from vrpo.contract.views import (
-    ChangesView,
-    FaultView,
-    FineTuningQueueView,
-    QueuedJobView,
-    ValidationView,
-)
+from vrpo.contract.views import FaultView, ValidationView
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 

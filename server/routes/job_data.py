@@ -10,8 +10,9 @@ from server import present
 from server.deps import ReadSessionDep, Viewer
 from server.routes.jobs import MAX_SEQ
 from store import artifacts, jobs, logs, metrics
+from vrpo.contract.job_views import ArtifactView, LogLineView, MetricsView
 from vrpo.contract.status import StageName
-from vrpo.contract.views import ArtifactView, ListView, LogLineView, MetricsView
+from vrpo.contract.views import ListView
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}", tags=["fine-tuning"])
 

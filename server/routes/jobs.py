@@ -19,9 +19,10 @@ from server.deps import (
 )
 from store import events, jobs
 from store.errors import Invalid
+from vrpo.contract.job_views import CheckpointView, EventView, JobView
 from vrpo.contract.status import JobStatus
 from vrpo.contract.validation import RequestRefused, parse_job
-from vrpo.contract.views import CheckpointView, EventView, JobView, ListView
+from vrpo.contract.views import ListView
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from store import events, jobs, logs, metrics, queue, spool
+from store import events, jobs, logs, metrics, queue, spool, transitions
 from store.models import Checkpoint as CheckpointRow
-from vrpo.contract.status import StageName
+from vrpo.contract.status import StageName, StageStatus
 from vrpo.contract.task import Checkpoint, Log, Metrics, Progress, SpoolRecord
 
 STAGE = StageName.TRAIN_POLICY
@@ -164,3 +164,36 @@ def test_a_second_attempt_that_repeats_steps_keeps_one_value_a_step(
     assert stored()[0] == 1
     assert stored()[1] == 4  # each attempt's own log lines
     assert stored()[3] == 1
+
+
+def test_text_and_numbers_that_no_database_holds_are_stored_as_what_it_holds(
+    sessions, running, deliver, tenant
+):
+    deliver(
+        [
+            record(1, Log(level="warn", message="a\x00b\ud800c", event=True)),
+            record(2, Metrics(step=1, values={"k\x00" + "y" * 200: 1.0})),
+        ]
+    )
+    with sessions.begin() as session:
+        transitions.move_stage(
+            session,
+            running.job_id,
+            running.epoch,
+            STAGE,
+            StageStatus.RUNNING,
+            StageStatus.SUCCEEDED,
+            summary={"loss": float("nan"), "texts": ["x\x00"], "pair": (1.0, float("inf"))},
+        )
+
+    with sessions.read() as session:
+        (line,) = logs.after(session, running.job_id, 0, limit=9)
+        (series,) = metrics.series(session, running.job_id)
+        stage = next(s for s in jobs.stages_of(session, running.job_id) if s.name is STAGE)
+    assert line.message == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
+    assert len(series.key) == 128
+    assert stage.summary == {
+        "loss": None,
+        "texts": ["x\N{REPLACEMENT CHARACTER}"],
+        "pair": [1.0, None],
+    }
