@@ -117,7 +117,8 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 def _stop_with_parent(stop: threading.Event) -> None:
     """Set ``stop`` once the pipe from the parent is closed, which its death does too."""
-    while sys.stdin.buffer.read(1):
+    # Not sys.stdin: a thread that waits in its buffer's lock aborts the interpreter's shutdown.
+    while os.read(0, 1):
         pass
     stop.set()
 

@@ -62,6 +62,7 @@ def connect(*, address: str | None, num_cpus: int | None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if address is None:
         ray.init(
+            "local",  # without this Ray joins whatever cluster was last started on the machine
             num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,

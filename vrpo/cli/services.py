@@ -58,7 +58,7 @@ def serve(
         raise fail(f"the database cannot be used: {migrated.stderr.strip()}", code=Exit.FAILED)
     children = [
         _Child("server", _server_command(host, port), environment),
-        _Child("controller", _controller_command(ray_address), environment),
+        _Child("controller", _controller_command(ray_address), _ray(environment, ray_address)),
     ]
     for child in children:
         child.start()
@@ -98,7 +98,7 @@ def controller(
     """Run the controller alone."""
     _become(
         _controller_command(ray_address),
-        _environment(home, database_url, models),
+        _ray(_environment(home, database_url, models), ray_address),
         as_json=json,
     )
 
@@ -167,6 +167,11 @@ def _environment(
         "VRPO_MODELS_FILE": None if models is None else str(models.expanduser().resolve()),
     }
     return {**os.environ, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _ray(environment: dict[str, str], address: str | None) -> dict[str, str]:
+    """Authenticate to a cluster by its token: whoever reaches Ray without one can run any code."""
+    return environment if address is None else {"RAY_AUTH_MODE": "token"} | environment
 
 
 def _server_command(host: str, port: int) -> list[str]:
