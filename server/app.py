@@ -87,8 +87,11 @@ def create_app(settings: ServerSettings | None = None) -> FastAPI:
     app.state.catalogue = CatalogueFile(settings.models_file)
     app.state.waiters = Waiters(settings)
     errors.install(app)
-    for routes in (files, models, jobs, job_data, fine_tuning, admin, health):
-        app.include_router(routes.router)
+    app.state.routers = [
+        resource.router for resource in (files, models, jobs, job_data, fine_tuning, admin, health)
+    ]
+    for router in app.state.routers:
+        app.include_router(router)
     app.add_middleware(RequestScope, telemetry=telemetry)
     return app
 

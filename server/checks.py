@@ -58,7 +58,7 @@ def _model_faults(
         if catalogue.model(name) or model_registry.resolve(session, tenant, name):
             continue
         close = nearest(name, listed)
-        guess = "" if close is None else f"; did you mean {close}?"
+        guess = "." if close is None else f"; did you mean {close}?"
         allowed = ", ".join(listed) or "none, as the operator's models.toml is empty"
         faults.append(
             RequestFault(

@@ -110,13 +110,22 @@ async def _too_large(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         message, code = f"there is no {request.method} {request.url.path}", "not_found"
     elif error.status_code == 405:
         message, code = f"{request.url.path} has no {request.method}", "method_not_allowed"
+        headers["Allow"] = ", ".join(_methods_of(request))
     else:
         message, code = str(error.detail), "invalid_request"
-    return error_response(error.status_code, message, code=code, headers=error.headers)
+    return error_response(error.status_code, message, code=code, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return what the path can be asked by; each method is a route of its own."""
+    routes = [route for router in request.app.state.routers for route in router.routes]
+    path = request.url.path
+    return sorted({m for route in routes if route.path_regex.match(path) for m in route.methods})
 
 
 async def _database_busy(request: Request, error: Exception) -> JSONResponse:

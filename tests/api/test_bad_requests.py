@@ -255,6 +255,13 @@ def test_a_wrong_key_is_an_authentication_error(service, key):
     assert answer.json["error"]["type"] == "authentication_error"
 
 
+def test_a_wrong_method_is_told_every_right_one(service):
+    answer = service.request("PATCH", "/v1/models/acme/tiny-model")
+
+    assert answer.status == 405
+    assert answer.headers["allow"] == "DELETE, GET"
+
+
 def test_the_sdk_raises_its_own_classes(service, client):
     with service.sdk("vk_wrong_key") as stranger, pytest.raises(openai.AuthenticationError):
         stranger.models.list()
