@@ -14,6 +14,7 @@ from server.middleware import RequestScope
 from server.routes import admin, files, fine_tuning, health, job_data, jobs, models
 from server.settings import ServerSettings
 from server.telemetry import Telemetry
+from server.training_files import LEFTOVER_AGE_S, remove_leftovers
 from server.waiting import Waiters
 from store import keys
 from store.migrate import upgrade
@@ -100,3 +101,4 @@ def _prepare(sessions: Sessions, settings: ServerSettings) -> None:
     upgrade(sessions.engine)
     with sessions.begin() as session:
         keys.ensure_admin_key(session, settings.home)
+    remove_leftovers(sessions, settings.files, older_than_s=LEFTOVER_AGE_S)

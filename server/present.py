@@ -78,7 +78,7 @@ def _run_view(job: models.Job, spec: JobSpec, stages: Sequence[models.Stage]) ->
         queue=queue,
         stages=[_stage_view(stage) for stage in stages],
         progress=job_views.JobProgressView(fraction=job.progress),
-        attempt=job.epoch,
+        attempt=0 if job.started_at is None else job.restarts + 1,
         restarts=job.restarts,
         warnings=warnings_of(spec),
         usage=job.usage,

@@ -1,6 +1,7 @@
 """Prometheus metrics: requests by route, and the state of the queue read when asked."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -19,10 +20,15 @@ class _JobStates(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self._sessions.read() as session:
             counts = jobs.counts(session)
+            oldest = jobs.oldest_queued(session)
         family = GaugeMetricFamily("vrpo_jobs", "Jobs by status", labels=["status"])
         for status, number in counts.items():
             family.add_metric([status.value], number)
         yield family
+        waited = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
+        yield GaugeMetricFamily(
+            "vrpo_queue_oldest_seconds", "How long the oldest queued job has waited", waited
+        )
 
 
 class Telemetry:

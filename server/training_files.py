@@ -1,6 +1,7 @@
 """Checking an upload's rows and giving it its place: bytes first, then the row."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from vrpo.data import formats
 PURPOSE = "fine-tune"
 METHODS = ("vrpo", "dpo", "supervised")
 MAX_FAULTS = 100
+LEFTOVER_AGE_S = 24 * 3600
+"""Longer than any upload takes, so that no other server is still at it."""
 
 
 def check_fields(fields: Mapping[str, str]) -> None:
@@ -85,6 +88,19 @@ def stored(
     except Exception:
         target.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(sessions: Sessions, folder: Path, *, older_than_s: float) -> None:
+    """Remove bytes that a killed server left without a row."""
+    oldest = time.time() - older_than_s
+    left = [path for path in folder.iterdir() if path.stat().st_mtime < oldest]
+    if not left:
+        return
+    with sessions.read() as session:
+        known = files.known_ids(session)
+    for path in left:
+        if path.name not in known:
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -73,6 +73,11 @@ def page(
     return page_of(session, query, limit=limit)
 
 
+def known_ids(session: Session) -> set[str]:
+    """Return the ids of all files of all tenants, to tell which bytes belong to nothing."""
+    return set(session.scalars(select(File.id)))
+
+
 def delete(session: Session, tenant: str, file_id: str) -> Path:
     """Forget a file; returns the path whose bytes go once this has committed.
 

@@ -171,6 +171,10 @@ def cancel(session: Session, tenant: str, job_id: str) -> Job:
     The epoch rises, so that nothing its actors still send is accepted. Raises ``JobNotFound`` and,
     for jobs that ended otherwise, ``InvalidJobState``.
     """
+    # Locked, so that a claim at the same moment comes before or after, on Postgres too.
+    session.execute(
+        select(Job.seq).where(Job.tenant_id == tenant, Job.id == job_id).with_for_update()
+    )
     job = get(session, tenant, job_id)
     if job.status is JobStatus.CANCELLED:
         return job
@@ -257,6 +261,11 @@ def queued(session: Session, tenant: str) -> Sequence[Job]:
         .where(Job.tenant_id == tenant, Job.status == JobStatus.QUEUED)
         .order_by(Job.priority.desc(), Job.seq)
     ).all()
+
+
+def oldest_queued(session: Session) -> datetime | None:
+    """Return when the queued job that has waited longest was created, over all tenants."""
+    return session.scalar(select(func.min(Job.created_at)).where(Job.status == JobStatus.QUEUED))
 
 
 def counts(session: Session, tenant: str | None = None) -> dict[JobStatus, int]:

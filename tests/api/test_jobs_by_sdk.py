@@ -31,6 +31,7 @@ def test_a_created_job_is_openais_object_with_every_default_resolved(new_job, fi
     assert run["stages"][0]["name"] == StageName.PREPARE_DATA
     assert run["queue"]["position"] == 1
     assert run["phase"] == "queued"
+    assert run["attempt"] == 0
     assert run["training"]["max_length"] == 1024
 
 

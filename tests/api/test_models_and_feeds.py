@@ -142,4 +142,5 @@ def test_operators_see_health_and_counts_without_ids(service, new_job):
 
     assert 'vrpo_jobs{status="queued"} 1.0' in text
     assert 'route="/v1/fine_tuning/jobs"' in text
+    assert "vrpo_queue_oldest_seconds " in text
     assert job.id not in text

@@ -67,6 +67,21 @@ def test_what_was_answered_survives_a_kill_and_the_key_stays(home, preferences):
         assert sdk.files.content(file.id).read() == preferences
 
 
+def test_bytes_that_a_killed_server_left_without_a_row_go_after_a_day(home, preferences):
+    with Process(home) as first:
+        key = (home / "admin.key").read_text().strip()
+        with OpenAI(base_url=first.url, api_key=key) as sdk:
+            kept = sdk.files.create(file=("p.jsonl", preferences), purpose="fine-tune").id
+    folder = home / "artifacts" / "files"
+    for name in ("old", ".old.part", "fresh"):
+        (folder / name).write_bytes(b"x")
+    for name in (kept, "old", ".old.part"):
+        os.utime(folder / name, (1, 1))
+
+    with Process(home):
+        assert sorted(path.name for path in folder.iterdir()) == sorted([kept, "fresh"])
+
+
 def test_it_stops_when_its_parents_pipe_closes(home):
     with Process(home, "--parent-pipe") as running:
         running.process.stdin.close()

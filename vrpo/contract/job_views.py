@@ -68,6 +68,7 @@ class RunView(View):
     stages: list[StageView]
     progress: JobProgressView
     attempt: int
+    """0 before the job first runs."""
     restarts: int
     warnings: list[str]
     usage: dict[str, Any] | None
