@@ -29,7 +29,7 @@ from vrpo.contract.task import (
 )
 from vrpo.errors import OutOfMemory, StageCancelled, VrpoError
 from vrpo.stages.context import StageContext
-from workers.reports import Spool, finite
+from workers.reports import SPOOL_FILE, Spool, finite, unread_metrics
 
 UNPOLLED_LIMIT_S = 600.0
 """An actor that nobody has asked for this long stops itself: its controller is gone."""
@@ -54,12 +54,19 @@ class StageActor:
         """Return the process id, so that its end can be confirmed."""
         return os.getpid()
 
-    def start(self, task: dict[str, JsonValue]) -> None:
-        """Start the stage and return at once; a second call changes nothing."""
+    def start(self, task: dict[str, JsonValue], former: tuple[str, int] | None) -> None:
+        """Start the stage and return at once; a second call changes nothing.
+
+        ``former``: the spool of the attempt before, and how much of it has been read.
+        """
         if self._thread is None:
             parsed = StageTask.model_validate(task)
             attempt_folder = Path(parsed.workdir).parent
-            self._spool = Spool(attempt_folder / "spool.jsonl")
+            self._spool = Spool(attempt_folder / SPOOL_FILE)
+            if former is not None:
+                path, after_seq = former
+                for body in unread_metrics(Path(path), after_seq=after_seq):
+                    self._spool.append(body)
             self._thread = threading.Thread(
                 target=self._run, args=(parsed, self._spool), daemon=True
             )

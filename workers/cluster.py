@@ -144,9 +144,9 @@ class RunningActor:
         self.answer: ray.ObjectRef[Records] | None = None
         """The poll that has not been read yet."""
 
-    def start(self, task: StageTask) -> None:
-        """Send the task; an actor that has it already goes on."""
-        self._handle.start.remote(task.model_dump(mode="json"))
+    def start(self, task: StageTask, *, former: tuple[str, int] | None) -> None:
+        """Send the task; ``former`` is as in ``StageActor.start``."""
+        self._handle.start.remote(task.model_dump(mode="json"), former)
 
     def ask(self, after_seq: int) -> Records | None:
         """Return the records after ``after_seq``, or None while the actor has not answered.

@@ -27,6 +27,7 @@ from vrpo.contract.task import (
 
 Body = Progress | Metrics | Log | Checkpoint | Succeeded | Failed | Stopped
 
+SPOOL_FILE = "spool.jsonl"
 RECORDS_PER_POLL = 2000
 """So that one poll is one short transaction, however fast the stage reports."""
 _PROGRESS_PERIOD_S = 0.25
@@ -66,6 +67,23 @@ class Spool:
                 self._unread.popleft()
             first = list(islice(self._unread, RECORDS_PER_POLL))
         return [record.model_dump(mode="json") for record in first]
+
+
+def unread_metrics(path: Path, *, after_seq: int) -> list[Metrics | Checkpoint]:
+    """Return the metrics and checkpoints of a dead attempt's spool that nobody had polled.
+
+    The attempt that follows resumes behind them and would leave a gap. The last line is passed
+    over when the death cut it short.
+    """
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(True) if line[-1] == "\n"]
+    records = [SpoolRecord.model_validate_json(line) for line in lines]
+    return [
+        record.body
+        for record in records
+        if record.seq > after_seq and isinstance(record.body, Metrics | Checkpoint)
+    ]
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ from workers.cluster import RunningActor, Slot
 from workers.inputs import JobInputs
 from workers.models import FileDigests
 from workers.pipeline import Pipeline, StageOutput, fine_tuned_name
+from workers.reports import SPOOL_FILE
 from workers.settings import WorkerSettings
 from workers.stage_run import StageRun
 
@@ -125,9 +126,8 @@ def start(
         )
     gpus = job.gpus_of(pipeline, name)
     actor = standby or job.slot.create(name, num_gpus=gpus)
-    actor.start(
-        _task(job, pipeline, name, workdir, scratch, halvings=times_out_of_memory(former, name))
-    )
+    task = _task(job, pipeline, name, workdir, scratch, halvings=times_out_of_memory(former, name))
+    actor.start(task, former=_spool_before(former, name))
     pipeline.active.add(name)
     return _stage_run(attempt, key=key, actor=actor)
 
@@ -135,6 +135,13 @@ def start(
 def times_out_of_memory(former: Sequence[Attempt], stage: StageName) -> int:
     """Return how many of these attempts at the stage ran out of memory."""
     return sum(attempt.stage is stage and attempt.reason == OutOfMemory.code for attempt in former)
+
+
+def _spool_before(former: Sequence[Attempt], stage: StageName) -> tuple[str, int] | None:
+    latest = [attempt for attempt in former if attempt.stage is stage][-1:]
+    for attempt in latest:
+        return str(Path(attempt.workdir).parent / SPOOL_FILE), attempt.last_seq
+    return None
 
 
 def _task(

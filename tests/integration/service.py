@@ -27,7 +27,7 @@ class Served:
 
     def __init__(self, home: Path, *options: str) -> None:
         self.home = home
-        self.port = _free_port()
+        self.port = free_port()
         self.options = options
         self.log = (home / "serve.log").open("ab")
         self.process = self._start()
@@ -200,7 +200,7 @@ def write_pairs(path: Path, rows: int = 40) -> Path:
     return path
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
