@@ -59,6 +59,8 @@ class Row:
         """The prompt as one text, to compare prompts by."""
         if isinstance(self.prompt, str):
             return self.prompt
+        if len(self.prompt) == 1:
+            return self.prompt[0].content
         return "\n\n".join(f"{m.role}: {m.content}" for m in self.prompt)
 
 
