@@ -6,6 +6,7 @@ A pair can be written either way round, so everything here treats (logit, label)
 Shapes: N = pairs.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,16 +52,16 @@ def fit_temperature(logits_N: Tensor, label_N: Tensor, *, weight: Tensor | None 
     # the loss is convex in 1 / T, so its slope changes sign once
     low, high = 1 / TEMPERATURE_RANGE[1], 1 / TEMPERATURE_RANGE[0]
     if slope(low) >= 0:
-        return 1 / low
+        return TEMPERATURE_RANGE[1]
     if slope(high) <= 0:
-        return 1 / high
+        return TEMPERATURE_RANGE[0]
     for _ in range(_BISECTIONS):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         if slope(middle) < 0:
             low = middle
         else:
             high = middle
-    return 1 / (low * high) ** 0.5
+    return 1 / math.sqrt(low * high)
 
 
 def reliability_curve(
@@ -102,7 +103,7 @@ def expected_calibration_error(logits_N: Tensor, label_N: Tensor, *, bins: int =
 
 
 def pair_accuracy(logits_N: Tensor, label_N: Tensor) -> float:
-    """Return the share of untied pairs whose sign is right; a logit of 0 counts half, 0.5 if none."""
+    """Return the share of untied pairs whose sign is right; a logit of 0 counts half."""
     logits_N, label_N = _checked(logits_N, label_N)
     untied = label_N != 0.5
     right = torch.sign(logits_N) * torch.sign(label_N - 0.5)

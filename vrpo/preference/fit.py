@@ -72,7 +72,7 @@ def fit_preference_model(
             raise_if_cancelled()
         total = 0.0
         order = train[torch.randperm(len(train), generator=generator)]
-        for rows in order.split(BATCH_SIZE):
+        for rows in torch.split(order, BATCH_SIZE):
             loss = _loss(model, columns, rows.to(device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
