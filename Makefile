@@ -28,7 +28,7 @@ check: install  ## formatting, lint, types, import contracts, migrations
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m store check-migrations
+	VRPO_HOME=$$(mktemp -d) sh -ec '$(BIN)/python -m store upgrade; $(BIN)/python -m store check'
 
 format: install
 	$(BIN)/ruff format .

