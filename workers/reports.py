@@ -53,6 +53,10 @@ class Spool:
             self._file.flush()
             self._unread.append(record)
 
+    def close(self) -> None:
+        """Close the file; what has been appended can still be asked for."""
+        self._file.close()
+
     def progress(self, done: int, total: int, unit: str) -> None:
         """Append progress, unless it was just reported and there is more to do."""
         now = time.monotonic()

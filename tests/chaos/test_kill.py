@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.service import Served, free_port, stage_of, until
+from tests.integration.service import Served, free_port, processes_with, stage_of, until
 from vrpo.client import get_json, run_of
 
 pytestmark = pytest.mark.slow
@@ -105,10 +107,11 @@ def test_a_job_whose_worker_dies_more_often_than_it_may_fails_by_name(home, pair
 
 
 @contextmanager
-def ray_head(folder):
+def ray_head():
     """A Ray cluster of its own, which outlives any controller."""
     port = free_port()
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # Ray's sockets need a short path
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "VRPO_TEST_CLUSTER": folder}
     ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
     head = subprocess.Popen(
         [
@@ -118,7 +121,6 @@ def ray_head(folder):
             "--block",
             f"--port={port}",
             "--num-cpus=2",
-            "--node-ip-address=127.0.0.1",
             "--include-dashboard=false",
             f"--temp-dir={folder}",
         ],
@@ -129,14 +131,14 @@ def ray_head(folder):
     try:
         yield f"127.0.0.1:{port}"
     finally:
-        head.terminate()
+        for pid in processes_with("VRPO_TEST_CLUSTER", folder):  # asked to end, it would take 30 s
+            os.kill(pid, signal.SIGKILL)
         head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_controller_that_is_killed_finds_its_actors_again_on_a_surviving_cluster(
-    home, pairs, tmp_path
-):
-    with ray_head(tmp_path) as address, Served(home, "--ray-address", address) as service:
+def test_a_controller_that_is_killed_finds_its_actors_again_on_a_surviving_cluster(home, pairs):
+    with ray_head() as address, Served(home, "--ray-address", address) as service:
         job_id = service.submit(pairs, **TRAINING)
         service.until_training(job_id, step=KILL_AT_STEP)
         [controller] = service.processes("-m workers")

@@ -81,18 +81,8 @@ class Served:
 
     def processes(self, named: str = "") -> list[int]:
         """Return the ids of this service's processes whose command line holds ``named``."""
-        mark = f"VRPO_HOME={self.home}".encode()
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and int(folder.name) not in (os.getpid(), self.process.pid):
-                try:
-                    environment = (folder / "environ").read_bytes().split(b"\0")
-                    command = (folder / "cmdline").read_bytes().decode(errors="replace")
-                except OSError:
-                    continue
-                if mark in environment and named in command and command:
-                    found.append(int(folder.name))
-        return found
+        found = processes_with("VRPO_HOME", str(self.home), named)
+        return [pid for pid in found if pid != self.process.pid]
 
     def actor_processes(self) -> list[int]:
         return self.processes("ray::StageActor")
@@ -128,6 +118,23 @@ class Served:
             if (stage["progress"] or {"done": 0})["done"] >= step:
                 return
         raise AssertionError(f"job {job_id} ended before step {step}: {job.error}")
+
+
+def processes_with(variable: str, value: str, named: str = "") -> list[int]:
+    """Return the ids of processes started with that environment, whose command holds ``named``."""
+    mark = f"{variable}={value}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                environment = (folder / "environ").read_bytes().split(b"\0")
+                command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            # Arguments are parted by NUL.
+            if mark in environment and command and named in command.replace("\0", " "):
+                found.append(int(folder.name))
+    return found
 
 
 def stage_of(job: Any, name: str) -> dict[str, Any]:
