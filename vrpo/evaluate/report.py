@@ -3,14 +3,15 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import JsonValue
 
 from vrpo.contract.spec import JobSpec, VrpoMethod
 from vrpo.contract.status import StageName
+from vrpo.evaluate.checks import VARIANCE_RATIO, Check, diagnostic_checks
 from vrpo.evaluate.plots import interval_plot, reliability_plot
 
 Summaries = Mapping[str, Mapping[str, Any]]
@@ -29,7 +30,7 @@ td,th{border-color:#30363d}.verdict{background:#161b22}.alarm{color:#ff7b72}}
 def build_report(spec: JobSpec, summaries: Summaries, outputs: Mapping[str, str]) -> dict[str, Any]:
     """Return the report as JSON values; ``outputs`` names each stage's published folder."""
     evaluation = dict(summaries[StageName.EVALUATE])
-    checks = list(_checks(spec, summaries, outputs))
+    checks = diagnostic_checks(spec, summaries, outputs)
     return {
         "verdict": _verdict(spec, evaluation, checks),
         "method": spec.method.type,
@@ -37,113 +38,14 @@ def build_report(spec: JobSpec, summaries: Summaries, outputs: Mapping[str, str]
         "hyperparameters": spec.hyperparameters.model_dump(mode="json"),
         "seed": spec.seed,
         "evaluation": evaluation,
-        "checks": checks,
+        "checks": [asdict(check) for check in checks],
         "reliability": _reliability(outputs),
         "samples": _samples(outputs),
         "stages": {stage: dict(summary) for stage, summary in summaries.items()},
     }
 
 
-def _check(name: str, value: object, *, alarm: bool, meaning: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "alarm": alarm, "meaning": meaning}
-
-
-def _checks(
-    spec: JobSpec, summaries: Summaries, outputs: Mapping[str, str]
-) -> Sequence[dict[str, Any]]:
-    checks: list[dict[str, Any]] = []
-    if not isinstance(spec.method, VrpoMethod):
-        return checks
-    fitted = summaries[StageName.FIT_PREFERENCE]
-    checks.append(
-        _check(
-            "preference model, held-out accuracy",
-            fitted["accuracy"],
-            alarm=fitted["nll"] > 0.6931,
-            meaning=(
-                "no better than a coin on pairs it has not seen: the correction adds noise; use "
-                "control_weight auto or 0, or a stronger backbone"
-                if fitted["nll"] > 0.6931
-                else "it knows something about pairs it has not seen"
-            ),
-        )
-    )
-    temperature = fitted["temperature"]
-    checks.append(
-        _check(
-            "preference model, temperature",
-            temperature,
-            alarm=not 0.5 <= temperature <= 2,
-            meaning="far from 1, its raw logits were badly scaled; they were rescaled by it",
-        )
-    )
-    sampled = summaries.get(StageName.SAMPLE_REFERENCE, {})
-    if "cut_off_share" in sampled:
-        checks.append(
-            _check(
-                "reference samples cut off",
-                sampled["cut_off_share"],
-                alarm=False,
-                meaning="share that reached reference.max_new_tokens; the labelled completions "
-                "should be cut off as often",
-            )
-        )
-    checks += _control_checks(spec.method, summaries, outputs)
-    return checks
-
-
-def _control_checks(
-    method: VrpoMethod, summaries: Summaries, outputs: Mapping[str, str]
-) -> Sequence[dict[str, Any]]:
-    trained = summaries[StageName.TRAIN_POLICY]
-    checks = [
-        _check(
-            "control weight",
-            trained.get("control_weight"),
-            alarm=False,
-            meaning="lambda at the end of training; near 0, the preference model was of no use",
-        )
-    ]
-    path = Path(outputs[StageName.TRAIN_POLICY]) / "control.json"
-    pairs = torch.tensor(json.loads(path.read_text())["statistics"], dtype=torch.float64)
-    if len(pairs) < 32:
-        return checks
-    weight = trained["control_weight"]
-    ratio, error = variance_ratio(pairs[:, 0], pairs[:, 1], weight=weight)
-    checks.append(
-        _check(
-            "predicted variance ratio",
-            {"value": ratio, "standard_error": error, "prompts": len(pairs)},
-            alarm=ratio - 2 * error > 1,
-            meaning=f"variance of VRPO's gradient over DPO's along the steps taken, at "
-            f"lambda {weight:.2f}; below 1 it helps",
-        )
-    )
-    return checks
-
-
-def variance_ratio(a: torch.Tensor, d: torch.Tensor, *, weight: float) -> tuple[float, float]:
-    """Return the ratio of gradient variances, VRPO over DPO, and its jackknife standard error.
-
-    ``a`` and ``d`` (N,) are the control statistics of N prompts (method.md 3.b and 5).
-    """
-    count = len(a)
-
-    def ratio(total: torch.Tensor, n: float) -> torch.Tensor:
-        s_a, s_aa, s_c, s_cc = total
-        return (s_cc - s_c**2 / n) / (s_aa - s_a**2 / n)
-
-    c = a - weight * d
-    columns = torch.stack([a, a**2, c, c**2])
-    whole = ratio(columns.sum(1), count)
-    left_out = ratio(columns.sum(1, keepdim=True) - columns, count - 1)
-    spread = (left_out - left_out.mean()).square().sum() * (count - 1) / count
-    return whole.item(), spread.sqrt().item()
-
-
-def _verdict(
-    spec: JobSpec, evaluation: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
-) -> str:
+def _verdict(spec: JobSpec, evaluation: Mapping[str, Any], checks: Sequence[Check]) -> str:
     parts = []
     if "win_rate" in evaluation:
         low, high = evaluation["win_rate_low"], evaluation["win_rate_high"]
@@ -153,16 +55,23 @@ def _verdict(
             f"(win rate {evaluation['win_rate']:.2f}, 95 % interval {low:.2f} to {high:.2f}, "
             f"{evaluation['prompts']} prompts)"
         )
+    elif "preference_accuracy" in evaluation:
+        low, high = evaluation["preference_accuracy_low"], evaluation["preference_accuracy_high"]
+        parts.append(
+            "No judge was named; the policy's implicit reward agrees with "
+            f"{evaluation['preference_accuracy']:.2f} of held-out labels (95 % interval "
+            f"{low:.2f} to {high:.2f})"
+        )
     if isinstance(spec.method, VrpoMethod):
         parts.append(_correction_sentence(checks))
-    return "; ".join(parts) + "." if parts else "Trained; nothing was held out to judge it by."
+    return "; ".join(parts) + "." if parts else "Trained; no judge was named to compare it with its reference."
 
 
-def _correction_sentence(checks: Sequence[Mapping[str, Any]]) -> str:
-    ratio = next((c["value"] for c in checks if c["name"] == "predicted variance ratio"), None)
-    if ratio is None:
+def _correction_sentence(checks: Sequence[Check]) -> str:
+    ratio = next((c.value for c in checks if c.name == VARIANCE_RATIO), None)
+    if not isinstance(ratio, dict):
         return "too few prompts were probed to say what the correction bought over DPO"
-    value, error = ratio["value"], ratio["standard_error"]
+    value, error = ratio["ratio"], ratio["standard_error"]
     gain = f"gradient variance {value:.2f} ± {error:.2f} of DPO's"
     if value + 2 * error < 1:
         return f"the correction helped ({gain}: these labels are worth {1 / value:.2f} times)"

@@ -7,6 +7,7 @@ Letters: N prompts, C = 2 + K completions, K samples.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.data.tokenise import TokenisedRow
+from vrpo.diagnostics import FeatureBalance, ResidualCheck, feature_balance, residual_check
 from vrpo.engine import Engine, Example, Outputs, make_example
 from vrpo.models import load_model
 from vrpo.preference import load_models
@@ -77,6 +79,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
             )
         tensors["preference"] = preference_matrix(task, judged)
         summary |= _entropies(tensors["preference"], mask_NC)
+        summary["checks"] = _checks(rows, tensors, context)
     save_file(tensors, context.workdir / SCORES)
     return summary
 
@@ -120,6 +123,37 @@ def preference_matrix(task: StageTask, scored: list[Outputs]) -> Tensor:
         embeddings = head.embed(features_NCF[mine].view(-1, size)).view(len(mine), columns, -1)
         preference_NCC[mine] = torch.sigmoid(head.logits(embeddings)).detach()
     return preference_NCC
+
+
+def _checks(
+    rows: list[TokenisedRow], tensors: dict[str, Tensor], context: StageContext
+) -> list[JsonValue]:
+    """Whether samples look like the labelled completions, and p_eta like the labels."""
+    checks: list[JsonValue] = []
+    mask_NK = tensors["sample_mask"]
+    if len(rows) > 1 and bool(mask_NK.any()):
+        for name, key in (("length", "length"), ("log-prob", "anchor")):
+            values_NC = tensors[key]
+            found = feature_balance(name, values_NC[:, :2], values_NC[:, 2:], mask_NK)
+            value = {"labelled minus sampled": found.difference, "z": found.z}
+            checks.append(_check(f"balance of {name}", value, found, context))
+    label_N = torch.tensor([row.label for row in rows])
+    residual = residual_check(label_N, tensors["preference"][:, 0, 1])
+    value = {"observed": residual.observed, "promised": residual.promised}
+    checks.append(_check("residuals of p_eta", value, residual, context))
+    return checks
+
+
+def _check(
+    name: str,
+    value: dict[str, float],
+    found: FeatureBalance | ResidualCheck,
+    context: StageContext,
+) -> JsonValue:
+    if found.alarm:
+        context.log("warn", f"{name}: {found.meaning}")
+    finite = {key: number if math.isfinite(number) else None for key, number in value.items()}
+    return {"name": name, "value": {**finite}, "alarm": found.alarm, "meaning": found.meaning}
 
 
 def _entropies(preference_NCC: Tensor, mask_NC: Tensor) -> dict[str, JsonValue]:
