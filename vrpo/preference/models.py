@@ -110,6 +110,7 @@ class GeneralPreferenceModel(PreferenceModel):
         self.embedding_size = embedding_size
         planes = embedding_size // 2
         with torch.no_grad():
+            self.last.weight.mul_(0.1)
             self.last.bias.zero_()
             self.last.bias[planes:] = planes**-0.5
 
