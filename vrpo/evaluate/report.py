@@ -64,7 +64,9 @@ def _verdict(spec: JobSpec, evaluation: Mapping[str, Any], checks: Sequence[Chec
         )
     if isinstance(spec.method, VrpoMethod):
         parts.append(_correction_sentence(checks))
-    return "; ".join(parts) + "." if parts else "Trained; no judge was named to compare it with its reference."
+    if not parts:
+        return "Trained; no judge was named to compare it with its reference."
+    return "; ".join(parts) + "."
 
 
 def _correction_sentence(checks: Sequence[Check]) -> str:
