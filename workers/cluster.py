@@ -118,6 +118,7 @@ class Slot:
             name=self.actor_name(stage),
             namespace=NAMESPACE,
             lifetime="detached",
+            get_if_exists=True,  # a former controller may have created it to stand by
             max_restarts=0,
             max_concurrency=_CALLS_AT_ONCE,
             num_cpus=0,  # the slot has them; the task says how many threads
