@@ -60,8 +60,9 @@ def load_model(
             model = adapted.merge_and_unload()
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotAllowed(f"the model {place!r} cannot be loaded: {error}") from error
-    model = model.to(device).eval()
     assert isinstance(model, PreTrainedModel)
+    placed: nn.Module = model
+    placed.to(device).eval()
     return model
 
 

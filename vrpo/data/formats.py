@@ -294,7 +294,7 @@ def _required(value: Mapping[str, Any], key: str, kind: type, *, field: str | No
     if key not in value:
         raise RowFault.at(place, f"is missing{_hint(key, value)}")
     if not isinstance(value[key], kind):
-        word = {dict: "an object", str: "text"}[kind]
+        word = "text" if kind is str else "an object"
         raise RowFault.at(place, f"must be {word}, not {type(value[key]).__name__}")
     return value[key]
 

@@ -58,7 +58,8 @@ def prompt_ids(prompt: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBa
             tokenize=True,
             return_dict=False,
         )
-        return [int(i) for i in ids]
+        assert isinstance(ids, list)
+        return [int(str(token)) for token in ids]
     text = prompt if isinstance(prompt, str) else _plain_text(prompt)
     start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     return start + _ids(text, tokenizer)

@@ -166,7 +166,9 @@ def packed_attention(
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
     if query.device.type == "cpu":
-        output = _TwoPartAttention.apply(query, key, value, row, scale)
+        output = _TwoPartAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, row, scale
+        )
     else:
         output = _flex(query, key, value, row, scale)
     return output.transpose(1, 2), None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -41,7 +42,7 @@ class Outputs:
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside a peft wrapper (with its adapter layers), or itself."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(inner, PreTrainedModel)
     return inner
 
@@ -194,7 +195,7 @@ class Engine:
     def _gather(
         self, examples: Sequence[Example], row: Row, hidden_TH: Tensor, *, features: bool
     ) -> list[Outputs]:
-        head = self._inner.get_output_embeddings()
+        head = self._inner.get_output_embeddings()  # type: ignore[no-untyped-call]
         logprob_N = completion_logprobs(
             hidden_TH[row.source_N], head, row.target_N, chunk=self._logprob_chunk
         )

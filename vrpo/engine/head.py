@@ -80,6 +80,8 @@ def completion_logprobs(
     weight = head.weight
     bias = getattr(head, "bias", None)
     assert isinstance(weight, Tensor)
-    result = _CompletionLogprobs.apply(hidden_NC, weight, bias, target_N, chunk)
+    result = _CompletionLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden_NC, weight, bias, target_N, chunk
+    )
     assert isinstance(result, Tensor)
     return result

@@ -108,7 +108,7 @@ class Trainer:
         for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
             found = self.engine.logprobs([examples[i] for i in group], grad=True)
             values_b = _checked(loss(*_pad(found), group), group)
-            (values_b.sum() / normaliser).backward()
+            (values_b.sum() / normaliser).backward()  # type: ignore[no-untyped-call]
             for place, index in enumerate(group):
                 losses[index] = values_b[place].detach()
                 logprobs[index] = found[place].detach()
@@ -138,7 +138,7 @@ class Trainer:
             for place, logprobs_C in zip(group, found, strict=True):
                 index, first, last = pieces[place]
                 total = total + (weight_BC[index, first:last] * logprobs_C).sum()
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
         return losses.detach().cpu(), logprobs
 
 

@@ -6,6 +6,7 @@ reference) on the policy's own samples, and preference accuracy on held-out pair
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -143,13 +144,15 @@ def _answers(
                 eos_ids=end_ids(tokenizer),
                 pad_id=int(tokenizer.pad_token_id),
                 seed=config.seed + number,
-                progress=lambda done, total, before=done_before: context.progress(
-                    before + done, 2 * total, "answers"
-                ),
+                progress=partial(_answered, context, done_before),
                 raise_if_cancelled=context.raise_if_cancelled,
             )
         )
     return found[0], found[1]
+
+
+def _answered(context: StageContext, before: int, done: int, total: int) -> None:
+    context.progress(before + done, 2 * total, "answers")
 
 
 def _contest(
@@ -164,7 +167,7 @@ def _contest(
     tokenizer = load_tokenizer(task.models["base"])
 
     def text(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
     contests = [
         Contest(

@@ -10,6 +10,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from vrpo.contract.spec import Spec
 from vrpo.control import ControlWeight, control_statistics
 from vrpo.engine import Engine, Example, StepResult
 from vrpo.losses import LossName, vrpo_loss, vrpo_terms
@@ -129,17 +130,18 @@ class PreferenceObjective:
         """Return lambda's running sums, the pending probe and the kept statistics."""
         return {
             "control": dict(self.control.state_dict()),
-            "before": self._before,  # type: ignore[dict-item]  lists of lists of numbers
+            "before": None if self._before is None else [list(row) for row in self._before],
             "steps": self._steps,
             "statistics": [list(pair) for pair in self.statistics],
         }
 
     def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Take back what ``state`` returned."""
-        self.control.load_state_dict(state["control"])  # type: ignore[arg-type]
-        self._before = state["before"]  # type: ignore[assignment]
-        self._steps = state["steps"]  # type: ignore[assignment]
-        self.statistics = [tuple(pair) for pair in state["statistics"]]  # type: ignore[union-attr, misc]
+        saved = _SavedState.model_validate(state)
+        self.control.load_state_dict(saved.control)
+        self._before = saved.before
+        self._steps = saved.steps
+        self.statistics = list(saved.statistics)
 
     def _rewards(self, logprobs: Tensor, batch: Sequence[int]) -> Tensor:
         rows = torch.tensor(batch)
@@ -195,6 +197,13 @@ class PreferenceObjective:
         self.control.update(a, d)
         pairs = list(zip(a.tolist(), d.tolist(), strict=True))
         self.statistics = [*self.statistics, *pairs][-KEPT_STATISTICS:]
+
+
+class _SavedState(Spec):
+    control: dict[str, float]
+    before: list[list[float]] | None
+    steps: int
+    statistics: list[tuple[float, float]]
 
 
 class SupervisedObjective:

@@ -5,6 +5,7 @@ A stage that is stopped at any step and started again ends with the weights it w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -126,14 +127,9 @@ def train(
         batch = batches[step]
         objective.before_step(engine, batch, batches[step + 1] if step + 1 < len(batches) else [])
         chosen = [examples[index] for index in batch]
+        loss = partial(_loss_of_places, objective, batch)
         try:
-            result = trainer.step(
-                chosen,
-                lambda logprobs, mask, places, batch=batch: objective.loss(
-                    logprobs, mask, [batch[place] for place in places]
-                ),
-                normaliser=objective.weight(batch),
-            )
+            result = trainer.step(chosen, loss, normaliser=objective.weight(batch))
         except NumericalError as error:
             raise NumericalError(f"step {step + 1}: {error}") from error
         tokens += sum(example.num_tokens for example in chosen)
@@ -147,7 +143,10 @@ def train(
         context.report(step + 1, metrics)
         context.progress(step + 1, len(batches), "steps")
         if (step + 1) % checkpoints.every_steps == 0 and step + 1 < len(batches):
-            extra = {"objective": objective.state(), "trained_tokens": tokens}
+            extra: dict[str, JsonValue] = {
+                "objective": objective.state(),
+                "trained_tokens": tokens,
+            }
             keep = checkpoints.keep_last
             save_checkpoint(folder, trainer, step=step + 1, extra=extra, keep_last=keep)
             context.checkpoint(step + 1, metrics)
@@ -160,7 +159,13 @@ def save_model(model: nn.Module, folder: Path) -> None:
     assert isinstance(model, PreTrainedModel | PeftModel)
     if isinstance(model, PreTrainedModel):
         model.set_attn_implementation("sdpa")
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
+
+
+def _loss_of_places(
+    objective: Objective, batch: Sequence[int], logprobs: Any, mask: Any, places: Sequence[int]
+) -> Any:
+    return objective.loss(logprobs, mask, [batch[place] for place in places])
 
 
 def _batches(count: int, size: int, *, epochs: int, seed: int) -> list[list[int]]:
