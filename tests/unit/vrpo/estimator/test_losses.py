@@ -329,5 +329,5 @@ def test_the_slope_is_the_derivative(loss):
 )
 def test_bad_arguments_are_value_errors(change):
     rewards, preference, label = draw()
-    with pytest.raises(ValueError, match="must be|needs"):
+    with pytest.raises(ValueError, match=r"must be|needs"):
         vrpo_loss(rewards, preference, label, **{"control_weight": 0.5, **change})
