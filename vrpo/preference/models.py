@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 PreferenceKind = Literal["gpm", "bradley_terry"]
+INITIAL_SCALE: Final = 0.1
+"""Of the last layer's usual start: few short epochs do not unlearn a large random direction."""
 MIN_SCALE: Final = 1e-6
 """Features that vary less than this are constant, and are not scaled up."""
 
@@ -45,6 +47,8 @@ class PreferenceModel(nn.Module):
         self.set_temperature(temperature)
         self.body = nn.Identity() if hidden is None else _hidden_layer(feature_size, hidden)
         self.last = nn.Linear(feature_size if hidden is None else hidden, outputs)
+        with torch.no_grad():
+            self.last.weight.mul_(INITIAL_SCALE)
 
     def embed(self, features_NF: Tensor) -> Tensor:
         """Return one embedding (N, D) for each completion's features."""
@@ -110,7 +114,6 @@ class GeneralPreferenceModel(PreferenceModel):
         self.embedding_size = embedding_size
         planes = embedding_size // 2
         with torch.no_grad():
-            self.last.weight.mul_(0.1)
             self.last.bias.zero_()
             self.last.bias[planes:] = planes**-0.5
 
