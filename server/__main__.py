@@ -1,6 +1,7 @@
 """``python -m server``: serve the API by uvicorn until told to stop."""
 
 import argparse
+import os
 import sys
 import threading
 
@@ -42,7 +43,9 @@ def main() -> None:
 
 
 def _stop_with_parent(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: a thread that waits in its buffer's lock aborts the interpreter's shutdown.
+    while os.read(0, 1):
+        pass
     server.should_exit = True
 
 

@@ -69,8 +69,6 @@ def sample_completions(
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("every prompt needs at least one token (BOS, if nothing else)")
     inner = unwrapped(model)
-    if inner.config._attn_implementation not in ("sdpa", "eager"):
-        inner.set_attn_implementation("sdpa")
     device = next(inner.parameters()).device
     budget = batch_tokens or (131072 if device.type == "cuda" else 8192)
     results: list[list[Completion]] = [[] for _ in prompts]

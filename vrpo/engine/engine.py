@@ -5,7 +5,8 @@ the padded path, and says so. The first packed row of an engine is checked again
 path; a mismatch falls back loudly, since a silent one would corrupt every log-prob.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,7 +161,8 @@ class Engine:
         return group(lengths, max_tokens=self.max_row_tokens)
 
     def _check_packed(self, examples: Sequence[Example]) -> None:
-        shortest = min(examples, key=lambda example: example.num_tokens)
+        # one with several completions, where there is one: they must not see one another
+        shortest = min(examples, key=lambda e: (len(e.completions) < 2, e.num_tokens))
         with torch.no_grad():
             packed = self._run_packed([shortest, shortest], features=False)[1].logprobs_C
             padded = self._run_padded([shortest], features=False)[0].logprobs_C
@@ -175,9 +177,17 @@ class Engine:
                 f"differ by {error:.1e} per token on this model"
             )
 
-    def _use_attention(self, name: str) -> None:
-        if self._inner.config._attn_implementation != name:
-            self._inner.set_attn_implementation(name)
+    @contextmanager
+    def _attention(self, name: str) -> Iterator[None]:
+        before = self._inner.config._attn_implementation
+        if before == name:
+            yield
+            return
+        self._inner.set_attn_implementation(name)
+        try:
+            yield
+        finally:  # so that others can call the model as they know it
+            self._inner.set_attn_implementation(before)
 
     def _hidden(self, **inputs: object) -> Tensor:
         hidden = self._inner.base_model(use_cache=False, **inputs).last_hidden_state
@@ -186,10 +196,10 @@ class Engine:
 
     def _run_packed(self, examples: Sequence[Example], *, features: bool) -> list[Outputs]:
         row = pack(examples, device=self.device)
-        self._use_attention(PACKED)
-        hidden_TH = self._hidden(
-            input_ids=row.input_ids, position_ids=row.position_ids, packed_row=row
-        )[0]
+        with self._attention(PACKED):
+            hidden_TH = self._hidden(
+                input_ids=row.input_ids, position_ids=row.position_ids, packed_row=row
+            )[0]
         return self._gather(examples, row, hidden_TH, features=features)
 
     def _gather(
@@ -220,10 +230,10 @@ class Engine:
         ]
         logprobs: list[Tensor | None] = [None] * len(single)
         feature_rows: list[Tensor | None] = [None] * len(single)
-        self._use_attention("sdpa" if self._inner._supports_sdpa else "eager")
         lengths = [sequence.num_tokens for sequence in single]
-        for group in padded_groups(lengths, max_tokens=self.max_row_tokens):
-            self._padded_batch(single, group, logprobs, feature_rows, features=features)
+        with self._attention("sdpa" if self._inner._supports_sdpa else "eager"):
+            for group in padded_groups(lengths, max_tokens=self.max_row_tokens):
+                self._padded_batch(single, group, logprobs, feature_rows, features=features)
         results: list[Outputs] = []
         start = 0
         for example in examples:

@@ -157,8 +157,6 @@ def train(
 def save_model(model: nn.Module, folder: Path) -> None:
     """Write the weights, or the adapter alone, as safetensors."""
     assert isinstance(model, PreTrainedModel | PeftModel)
-    if isinstance(model, PreTrainedModel):
-        model.set_attn_implementation("sdpa")
     model.save_pretrained(str(folder))
 
 
