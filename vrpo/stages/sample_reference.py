@@ -33,7 +33,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     config = Config.model_validate(task.config)
     rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
     source = sampler_source(task)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(task.models.get("reference") or task.models["base"])
     samples = sample_completions(
         load_model(source, device=context.device),
         [row.prompt_ids for row in rows],
