@@ -171,7 +171,8 @@ def test_the_reference_policy_can_be_fitted_on_both_responses(tmp_path, model, p
     body["method"]["vrpo"]["reference"]["source"] = "fit"
     run = start(tmp_path, body, model, pairs).run_all()
     assert (run.outputs[StageName.FIT_REFERENCE] / "model" / "model.safetensors").exists()
-    assert run.summaries[StageName.SAMPLE_REFERENCE]["samples"] == 2 * 32
+    rows = run.summaries[StageName.PREPARE_DATA]["train_rows"]
+    assert run.summaries[StageName.SAMPLE_REFERENCE]["samples"] == 2 * rows
 
 
 def test_more_folds_than_prompts_are_refused_by_name(tmp_path, model, pairs):
