@@ -114,6 +114,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
+        _check_text(twice, None)
         raise RowFault.at(twice[:64], "the key stands twice in one object", code="invalid_jsonl")
     return result
 
