@@ -15,6 +15,8 @@ MAX_LINE_BYTES = 1_000_000
 MAX_ROWS = 1_000_000
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63
+MAX_FIELD_CHARACTERS = 128
+"""A field's path in a fault is cut here: its keys may be as long as a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class RowFault(ValueError):
     def at(cls, field: str | None, message: str, *, code: str | None = None) -> "RowFault":
         """Return a fault of one field."""
         fault = cls(message)
-        fault.field = field
+        fault.field = field and field[:MAX_FIELD_CHARACTERS]
         fault.code = code or fault.code
         return fault
 
