@@ -213,7 +213,7 @@ def _chat_row(line: int, value: Mapping[str, Any]) -> Row:
     messages = value["messages"]
     if not isinstance(messages, list) or len(messages) < 2:
         raise RowFault.at("messages", "needs at least a user and an assistant message")
-    answer = _output(messages[-1:], field="messages[-1]")
+    answer = _answer(messages[-1], field=f"messages[{len(messages) - 1}]")
     prompt = _messages(messages[:-1], field="messages")
     return Row(line, prompt, (answer,), weight=_number(value, "weight", 1.0, low=0.0, high=1e6))
 
@@ -270,14 +270,19 @@ def _message(value: object, *, field: str) -> Message:
 def _output(value: object, *, field: str) -> Answer:
     if not isinstance(value, list) or len(value) != 1:
         raise RowFault.at(field, "must be a list of exactly one assistant message")
-    message = _message(value[0], field=f"{field}[0]")
+    return _answer(value[0], field=f"{field}[0]")
+
+
+def _answer(value: object, *, field: str) -> Answer:
+    message = _message(value, field=field)
+    assert isinstance(value, dict)
     if message.role != "assistant":
-        raise RowFault.at(f"{field}[0].role", f"is {message.role!r}; it must be 'assistant'")
+        raise RowFault.at(f"{field}.role", f"is {message.role!r}; it must be 'assistant'")
     if not message.content:
-        raise RowFault.at(f"{field}[0].content", "must not be empty")
-    reason = value[0].get("finish_reason", "stop")
+        raise RowFault.at(f"{field}.content", "must not be empty")
+    reason = value.get("finish_reason", "stop")
     if reason not in ("stop", "length"):
-        raise RowFault.at(f"{field}[0].finish_reason", "must be 'stop' or 'length'")
+        raise RowFault.at(f"{field}.finish_reason", "must be 'stop' or 'length'")
     return Answer(message.content, is_cut_off=reason == "length")
 
 
