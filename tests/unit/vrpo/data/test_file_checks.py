@@ -107,9 +107,7 @@ def test_an_empty_file_is_a_fault(tmp_path):
 
 
 def test_a_chat_file_cannot_train_preferences(tmp_path):
-    path = write(
-        tmp_path / "f.jsonl", {"messages": [{"role": "user", "content": "a"}, *answer()]}
-    )
+    path = write(tmp_path / "f.jsonl", {"messages": [{"role": "user", "content": "a"}, *answer()]})
     report = check_file(path, method="vrpo")
     assert "vrpo needs preference rows" in report.faults[0].message
     assert check_file(path, method="supervised").num_faults == 0
