@@ -3,7 +3,8 @@
 A model with a chat template gets the prompt through it; a model without one gets a single user
 message, or a text prompt, as it stands behind BOS, and a longer conversation as a dialogue of
 "Human:" and "Assistant:" turns. A completion ends with the end-of-sequence token unless it was
-cut off, since a token that the policy never emitted must not be scored.
+cut off, since a token that the policy never emitted must not be scored. A tokenizer that puts a
+space before every text (SentencePiece) puts none before a completion: the policy would not.
 """
 
 from collections.abc import Iterable, Sequence
@@ -71,8 +72,23 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def _completion_ids(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids = _ids(answer.text, tokenizer)
+    ids = _inner_ids(answer.text, tokenizer)
     return ids if answer.is_cut_off else [*ids, int(tokenizer.eos_token_id)]
+
+
+def _inner_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a text that stands behind another one."""
+    if _behind_line("a", tokenizer) in (None, _ids("a", tokenizer)):
+        return _ids(text, tokenizer)  # no space is put before a text
+    behind = _behind_line(text, tokenizer)
+    return _ids(text, tokenizer) if behind is None else behind
+
+
+def _behind_line(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """Return the ids of a text behind a line feed; None where the two were merged."""
+    start = _ids("\n", tokenizer)
+    ids = _ids("\n" + text, tokenizer)
+    return ids[len(start) :] if ids[: len(start)] == start else None
 
 
 def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
