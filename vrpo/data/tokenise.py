@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from vrpo.data.formats import ASSISTANT, Answer, Message, Row
+from vrpo.errors import InvalidTrainingFile
 
 HUMAN = "\n\nHuman:"
 
@@ -35,18 +36,11 @@ class TokenisedRow:
 
 
 def tokenise(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> list[TokenisedRow]:
-    """Return the rows in tokens, in their order."""
-    return [
-        TokenisedRow(
-            line=row.line,
-            prompt_text=row.prompt_text,
-            prompt_ids=tuple(prompt_ids(row.prompt, tokenizer)),
-            completions=tuple(tuple(_completion_ids(a, tokenizer)) for a in row.answers),
-            label=row.label,
-            weight=row.weight,
-        )
-        for row in rows
-    ]
+    """Return the rows in tokens, in their order.
+
+    Raises ``InvalidTrainingFile`` for a prompt or completion of which no token is left.
+    """
+    return [_tokenised(row, tokenizer) for row in rows]
 
 
 def prompt_ids(prompt: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -69,6 +63,24 @@ def prompt_ids(prompt: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBa
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids at which sampling stops."""
     return frozenset({int(tokenizer.eos_token_id)})
+
+
+def _tokenised(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenisedRow:
+    prompt = tuple(prompt_ids(row.prompt, tokenizer))
+    completions = tuple(tuple(_completion_ids(a, tokenizer)) for a in row.answers)
+    if not prompt or not all(completions):
+        part = "completion" if prompt else "prompt"
+        raise InvalidTrainingFile(
+            f"line {row.line}: the {part} has no tokens under the model's tokenizer; give it text"
+        )
+    return TokenisedRow(
+        line=row.line,
+        prompt_text=row.prompt_text,
+        prompt_ids=prompt,
+        completions=completions,
+        label=row.label,
+        weight=row.weight,
+    )
 
 
 def _completion_ids(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> list[int]:
