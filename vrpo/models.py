@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -58,7 +59,7 @@ def load_model(
             _refuse_pickles(Path(source.adapter_path))
             adapted = PeftModel.from_pretrained(model, source.adapter_path)
             model = adapted.merge_and_unload()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelNotAllowed(f"the model {place!r} cannot be loaded: {error}") from error
     assert isinstance(model, PreTrainedModel)
     placed: nn.Module = model
