@@ -236,6 +236,12 @@ class JobRun:
             for name in pipeline.soon():
                 if name not in self._standby:
                     self._standby[name] = self._job.slot.create(name, num_gpus=0)
+        for name, actor in list(self._standby.items()):
+            try:
+                actor.ask(0)  # an actor that nobody asks for ten minutes takes itself for forgotten
+            except WorkerLost:
+                self._log.info("an actor that waited has died", stage=name.value)
+                del self._standby[name]
 
     def _done(self, name: StageName, output: StageOutput) -> None:
         assert self._pipeline is not None
