@@ -52,8 +52,13 @@ def load_model(
     place, options = _place(source)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **options
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **options,
         )
         if source.adapter_path is not None:
             _refuse_pickles(Path(source.adapter_path))
@@ -61,6 +66,9 @@ def load_model(
             model = adapted.merge_and_unload()
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelNotAllowed(f"the model {place!r} cannot be loaded: {error}") from error
+    if found["missing_keys"]:  # they were drawn at random
+        names = ", ".join(sorted(found["missing_keys"])[:3])
+        raise ModelNotAllowed(f"the weights of {place!r} lack tensors of its architecture: {names}")
     assert isinstance(model, PreTrainedModel)
     placed: nn.Module = model
     placed.to(device).eval()
