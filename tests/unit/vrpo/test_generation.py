@@ -1,0 +1,145 @@
+"""Sampling: the same completions however they are batched, with the engine's log-probs."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from vrpo.engine import Engine, make_example
+from vrpo.errors import StageCancelled
+from vrpo.generation import sample_completions
+from vrpo.models import add_lora
+
+EOS = 1
+PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 2], [5, 5], [12, 3]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=13,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+    )
+    model = LlamaForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3)
+    return model
+
+
+def sample(model, prompts=PROMPTS, **options):
+    defaults = {
+        "samples_per_prompt": 3,
+        "max_new_tokens": 8,
+        "eos_ids": {EOS},
+        "pad_id": EOS,
+        "seed": 5,
+    }
+    return sample_completions(model, prompts, **defaults | options)
+
+
+def ids(samples):
+    return [[completion.ids for completion in group] for group in samples]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 200])
+def test_completions_do_not_depend_on_what_they_are_batched_with(model, batch_tokens):
+    alone, together = sample(model, batch_tokens=batch_tokens), sample(model)
+    assert ids(alone) == ids(together)
+    for left, right in zip(alone, together, strict=True):
+        assert [c.logprob for c in left] == pytest.approx([c.logprob for c in right], abs=1e-5)
+
+
+def test_a_seed_decides_the_completions(model):
+    assert ids(sample(model)) == ids(sample(model))
+    assert ids(sample(model)) != ids(sample(model, seed=6))
+
+
+def test_the_first_samples_of_a_prompt_stay_when_more_are_asked_for(model):
+    few, many = sample(model, samples_per_prompt=1), sample(model, samples_per_prompt=5)
+    assert ids(few) == [group[:1] for group in ids(many)]
+    assert any(len(set(group)) > 1 for group in ids(many))
+
+
+def test_an_end_token_stands_exactly_at_the_end_of_what_stopped(model):
+    completions = [c for group in sample(model, samples_per_prompt=8) for c in group]
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    for completion in completions:
+        assert EOS not in completion.ids[:-1]
+        assert (completion.ids[-1] == EOS) == (completion.finish_reason == "stop")
+        assert completion.finish_reason == "stop" or len(completion.ids) == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_p": 0.6}, {"temperature": 0}])
+def test_log_probs_are_those_of_the_model_itself(model, options):
+    samples = sample(model, **options)
+    examples = [make_example(p, group) for p, group in zip(PROMPTS, ids(samples), strict=True)]
+    for outputs, group in zip(Engine(model).score(examples), samples, strict=True):
+        expected = outputs.logprobs_C.tolist()
+        assert [c.logprob for c in group] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_policy_with_an_adapter_is_sampled_with_it(model):
+    before = ids(sample(model, temperature=0))
+    adapted = add_lora(LlamaForCausalLM(model.config).double(), r=2, alpha=4)
+    adapted.get_base_model().load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 1)
+    assert ids(sample(adapted, temperature=0)) != before
+
+
+def test_greedy_completions_are_the_most_probable_tokens(model):
+    [[completion]] = sample(model, [[3, 4]], samples_per_prompt=1, temperature=0)
+    text = [3, 4]
+    for token in completion.ids:
+        with torch.no_grad():
+            assert token == int(model(torch.tensor([text])).logits[0, -1].argmax())
+        text.append(token)
+
+
+def test_top_p_draws_only_from_the_smallest_set_that_holds_it(model):
+    with torch.no_grad():
+        probs = torch.softmax(model(torch.tensor([[3, 4]])).logits[0, -1].float(), dim=-1)
+    ordered, order = probs.sort(descending=True)
+    kept = int((ordered.cumsum(0) < 0.5).sum()) + 1
+    nucleus = set(order[:kept].tolist())
+    [group] = sample(model, [[3, 4]], samples_per_prompt=300, max_new_tokens=1, top_p=0.5)
+    assert {c.ids[0] for c in group} == nucleus
+
+
+def test_tokens_are_drawn_with_the_model_s_probabilities(model):
+    with torch.no_grad():
+        probs = torch.softmax(model(torch.tensor([[3, 4]])).logits[0, -1].float(), dim=-1)
+    count = 2000
+    [group] = sample(model, [[3, 4]], samples_per_prompt=count, max_new_tokens=1)
+    drawn = torch.bincount(torch.tensor([c.ids[0] for c in group]), minlength=13) / count
+    assert (drawn - probs).abs().max() < 0.05
+
+
+def test_an_empty_prompt_is_refused(model):
+    with pytest.raises(ValueError, match="at least one token"):
+        sample(model, [[3], []])
+
+
+def test_no_samples_are_no_work(model):
+    assert sample(model, samples_per_prompt=0) == [[] for _ in PROMPTS]
+
+
+def test_progress_counts_prompts_and_cancelling_stops_the_sampling(model):
+    seen = []
+    sample(model, batch_tokens=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(count, 5) for count in range(1, 6)]
+
+    def cancel():
+        raise StageCancelled("asked to stop")
+
+    with pytest.raises(StageCancelled):
+        sample(model, raise_if_cancelled=cancel)
