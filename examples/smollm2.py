@@ -85,7 +85,7 @@ def _summary(folder: Path, figures: dict[str, float]) -> None:
     lines = (folder / "evaluation" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     table = Table(title=f"{len(rows)} held-out questions", title_justify="left")
-    for column in ("figure", "reference", "policy", "95 % interval of the policy"):
+    for column in ("figure", "reference", "policy", "95 % interval"):
         table.add_column(column)
     counts = {
         who: torch.tensor([float(len(row[who].split())) for row in rows])
@@ -99,9 +99,12 @@ def _summary(folder: Path, figures: dict[str, float]) -> None:
         f"{share:.2f}",
         f"{low:.2f} to {high:.2f}",
     )
-    low, mean, high = bootstrap_interval(counts["policy"])
+    low, change, high = bootstrap_interval(counts["policy"] - counts["reference"])
     table.add_row(
-        "mean words", f"{counts['reference'].mean():.1f}", f"{mean:.1f}", f"{low:.1f} to {high:.1f}"
+        "mean words, and their change",
+        f"{counts['reference'].mean():.1f}",
+        f"{counts['policy'].mean():.1f}",
+        f"{change:.1f} ({low:.1f} to {high:.1f})",
     )
     for label, name in (
         ("preference accuracy", "preference_accuracy"),
