@@ -52,7 +52,7 @@ def load_model(
     place, options = _place(source)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=dtype,
             use_safetensors=True,
@@ -60,14 +60,15 @@ def load_model(
             output_loading_info=True,
             **options,
         )
+        model, missing = loaded[0], sorted(loaded[1]["missing_keys"])
         if source.adapter_path is not None:
             _refuse_pickles(Path(source.adapter_path))
             adapted = PeftModel.from_pretrained(model, source.adapter_path)
             model = adapted.merge_and_unload()
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelNotAllowed(f"the model {place!r} cannot be loaded: {error}") from error
-    if found["missing_keys"]:  # they were drawn at random
-        names = ", ".join(sorted(found["missing_keys"])[:3])
+    if missing:  # they were drawn at random
+        names = ", ".join(missing[:3])
         raise ModelNotAllowed(f"the weights of {place!r} lack tensors of its architecture: {names}")
     assert isinstance(model, PreTrainedModel)
     placed: nn.Module = model
