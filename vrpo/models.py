@@ -6,6 +6,7 @@ Only safetensors weights are read, and no code that comes with a model is ever r
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -52,7 +53,7 @@ def load_model(
     place, options = _place(source)
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             dtype=dtype,
             use_safetensors=True,
