@@ -1,0 +1,64 @@
+"""The numbers that stages report while they run: what each one means, and in what unit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a reported number is."""
+
+    meaning: str
+    unit: str
+    """``1`` for a number without unit, such as a share."""
+
+
+METRICS: Mapping[str, Metric] = {
+    # fit_reference, train_policy
+    "loss": Metric("Loss of the step, weighted by the prompts' weights", "1"),
+    "grad_norm": Metric("Norm of the step's gradient before clipping", "1"),
+    "learning_rate": Metric("Learning rate of the step", "1"),
+    "epoch": Metric("Passes over the training rows so far", "epochs"),
+    "rewards/chosen": Metric("Mean implicit reward of the preferred completions", "1"),
+    "rewards/rejected": Metric("Mean implicit reward of the other labelled completions", "1"),
+    "rewards/margins": Metric("Mean reward of the preferred minus the other completion", "1"),
+    "rewards/accuracies": Metric("Share of labelled pairs whose margin agrees with the label", "1"),
+    "rewards/sampled": Metric("Mean implicit reward of the reference policy's samples", "1"),
+    "logps/chosen": Metric("Mean log-prob of the first labelled completions", "nats"),
+    "logps/rejected": Metric("Mean log-prob of the second labelled completions", "nats"),
+    "vrpo/observed": Metric("Mean loss of the labelled pairs under their labels", "1"),
+    "vrpo/predicted": Metric("Mean loss of the labelled pairs under the preference model", "1"),
+    "vrpo/resampled": Metric("Mean loss of the drawn pairs under the preference model", "1"),
+    "vrpo/clipped": Metric("Share of labelled pairs whose margin is clipped", "1"),
+    "vrpo/control_weight": Metric("Weight lambda of the correction; 0 is DPO", "1"),
+    "vrpo/control_weight_se": Metric("Standard error of the estimate of lambda", "1"),
+    # fit_preference
+    "preference/loss": Metric("Training loss of the preference model", "nats"),
+    "preference/accuracy": Metric("Share of held-out labels that p_eta foretells", "1"),
+    "preference/nll": Metric("Held-out loss of p_eta", "nats"),
+    "preference/ece": Metric("Expected calibration error of p_eta on held-out labels", "1"),
+    "preference/temperature": Metric("Temperature that calibrates p_eta", "1"),
+    # evaluate; a name with _low and _high besides has a 95 % interval
+    "eval/held_out_rows": Metric("Rows held out from training", "rows"),
+    "eval/prompts": Metric("Held-out prompts that both models answered", "prompts"),
+    "eval/valid_loss": Metric("Loss on held-out rows", "nats"),
+    "eval/reward_margin": Metric("Mean reward of the preferred minus the other completion", "1"),
+    "eval/policy_tokens": Metric("Mean length of the policy's answers", "tokens"),
+    "eval/reference_tokens": Metric("Mean length of the reference policy's answers", "tokens"),
+}
+"""Name -> metric, besides those with an interval."""
+
+INTERVALS: Mapping[str, Metric] = {
+    "eval/preference_accuracy": Metric("Share of held-out labels the reward agrees with", "1"),
+    "eval/kl": Metric("KL(policy || reference policy) on the policy's answers", "nats"),
+    "eval/win_rate": Metric("Share of contests that the policy wins by the judge", "1"),
+    "eval/policy_reward": Metric("Mean reward that the judge gives the policy's answers", "1"),
+    "eval/reference_reward": Metric("Mean reward that the judge gives the reference's", "1"),
+    "eval/reward_gain": Metric("Mean reward of the policy's answers minus the reference's", "1"),
+}
+"""Name -> metric; ``name_low`` and ``name_high`` are its 95 % limits."""
+
+
+def metric(name: str) -> Metric | None:
+    """Return what a reported name means, or None for a name that no stage reports."""
+    return METRICS.get(name) or INTERVALS.get(name.removesuffix("_low").removesuffix("_high"))
