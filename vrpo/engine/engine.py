@@ -19,13 +19,15 @@ from vrpo.engine.attention import PACKED
 from vrpo.engine.batching import padded_groups, token_budget_groups
 from vrpo.engine.examples import Example
 from vrpo.engine.head import completion_logprobs
-from vrpo.engine.packing import Row, pack
+from vrpo.engine.packing import Row, completion_features, pack
 from vrpo.errors import NumericalError
 
 PACKED_ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2"})
 """``config.model_type`` of the families whose packed log-probs are tested to be exact."""
 SELF_CHECK_TOLERANCE = 1e-3
 """Largest log-prob difference per token, relative to 1 + |log-prob|, that the self-check takes."""
+SAVED_BYTES = 256 * 2**20
+"""Probabilities that one call may keep for its backward, over all of its rows."""
 
 Progress = Callable[[int, int], None]
 Path = Literal["auto", "packed", "padded"]
@@ -149,8 +151,12 @@ class Engine:
             if not self.is_packed:
                 return self._run_padded(examples, features=features)
             results: list[Outputs | None] = [None] * len(examples)
-            for group in self._groups(examples):
-                outputs = self._run_packed([examples[i] for i in group], features=features)
+            groups = self._groups(examples)
+            saved_bytes = SAVED_BYTES // max(1, len(groups))
+            for group in groups:
+                outputs = self._run_packed(
+                    [examples[i] for i in group], features=features, saved_bytes=saved_bytes
+                )
                 for index, output in zip(group, outputs, strict=True):
                     results[index] = output
             return [result for result in results if result is not None]
@@ -186,31 +192,49 @@ class Engine:
         self._inner.set_attn_implementation(name)
         try:
             yield
-        finally:  # so that others can call the model as they know it
-            self._inner.set_attn_implementation(before)
+        finally:
+            # so that others can call the model as they know it; but activation checkpointing calls
+            # the layers again in the backward, and they must find the same attention there
+            if not (torch.is_grad_enabled() and self._recomputes()):
+                self._inner.set_attn_implementation(before)
+
+    def _recomputes(self) -> bool:
+        return any(getattr(m, "gradient_checkpointing", False) for m in self._inner.modules())
 
     def _hidden(self, **inputs: object) -> Tensor:
         hidden = self._inner.base_model(use_cache=False, **inputs).last_hidden_state
         assert isinstance(hidden, Tensor)
         return hidden
 
-    def _run_packed(self, examples: Sequence[Example], *, features: bool) -> list[Outputs]:
+    def _run_packed(
+        self, examples: Sequence[Example], *, features: bool, saved_bytes: int = 0
+    ) -> list[Outputs]:
         row = pack(examples, device=self.device)
         with self._attention(PACKED):
             hidden_TH = self._hidden(
                 input_ids=row.input_ids, position_ids=row.position_ids, packed_row=row
             )[0]
-        return self._gather(examples, row, hidden_TH, features=features)
+        return self._gather(examples, row, hidden_TH, features=features, saved_bytes=saved_bytes)
 
     def _gather(
-        self, examples: Sequence[Example], row: Row, hidden_TH: Tensor, *, features: bool
+        self,
+        examples: Sequence[Example],
+        row: Row,
+        hidden_TH: Tensor,
+        *,
+        features: bool,
+        saved_bytes: int,
     ) -> list[Outputs]:
         head = self._inner.get_output_embeddings()  # type: ignore[no-untyped-call]
         logprob_N = completion_logprobs(
-            hidden_TH[row.source_N], head, row.target_N, chunk=self._logprob_chunk
+            hidden_TH[row.source_N],
+            head,
+            row.target_N,
+            chunk=self._logprob_chunk,
+            saved_bytes=saved_bytes,
         )
         logprob_S = logprob_N.new_zeros(row.num_sequences).index_add(0, row.sequence_N, logprob_N)
-        features_SF = _features(hidden_TH, row) if features else None
+        features_SF = completion_features(hidden_TH, row) if features else None
         results: list[Outputs] = []
         start = 0
         for example in examples:
@@ -274,11 +298,3 @@ class Engine:
             if features:
                 hidden = outputs.hidden_states[-1][place, start:stop].float()
                 feature_rows[index] = torch.cat([hidden[-1], hidden.mean(0)])
-
-
-def _features(hidden_TH: Tensor, row: Row) -> Tensor:
-    own = hidden_TH[row.own_N].float()
-    counts_S = torch.bincount(row.sequence_N, minlength=row.num_sequences)
-    total = own.new_zeros(row.num_sequences, own.shape[1]).index_add(0, row.sequence_N, own)
-    last = own[counts_S.cumsum(0) - 1]
-    return torch.cat([last, total / counts_S[:, None]], dim=1)

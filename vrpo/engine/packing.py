@@ -108,3 +108,12 @@ def visible(row: Row) -> Tensor:
             mask_TT[begin:stop, start:end] = True
             mask_TT[begin:stop, begin:stop] = torch.ones(stop - begin, stop - begin).tril().bool()
     return mask_TT
+
+
+def completion_features(hidden_TH: Tensor, row: Row) -> Tensor:
+    """Return (S, 2H) float32: each completion's last hidden state beside the mean of them."""
+    own = hidden_TH[row.own_N].float()
+    counts_S = torch.bincount(row.sequence_N, minlength=row.num_sequences)
+    total = own.new_zeros(row.num_sequences, own.shape[1]).index_add(0, row.sequence_N, own)
+    last = own[counts_S.cumsum(0) - 1]
+    return torch.cat([last, total / counts_S[:, None]], dim=1)
