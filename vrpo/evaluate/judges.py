@@ -115,13 +115,14 @@ class RewardJudge:
 class ChatJudge:
     """A chat model that answers A or B, asked in both orders so that position cancels out."""
 
-    def __init__(self, source: JudgeSource) -> None:
+    def __init__(self, source: JudgeSource, *, wait: Callable[[float], None] = time.sleep) -> None:
         assert source.base_url is not None
         assert source.model is not None
         self._url = source.base_url.rstrip("/") + "/chat/completions"
         self._name = source.name
         self._model = source.model
         self._key = os.environ.get(source.api_key_env or "", "")
+        self._wait = wait
 
     def verdicts(self, contests: Sequence[Contest]) -> list[Verdict]:
         """Return one verdict per contest.
@@ -150,7 +151,7 @@ class ChatJudge:
                 if wait is None:
                     message = f"the judge {self._name!r} does not answer: {error}"
                     raise JudgeUnavailable(message) from error
-                time.sleep(wait)
+                self._wait(wait)
                 continue
             if letter in ("A", "B"):
                 return letter == "A"
