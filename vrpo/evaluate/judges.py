@@ -9,11 +9,13 @@ openai             a chat model behind an OpenAI-compatible endpoint of the oper
 
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Protocol
 
@@ -146,15 +148,16 @@ class ChatJudge:
         }
         for wait in (*(2**n * 0.5 for n in range(TRIES - 1)), None):
             try:
-                letter = self._ask(body).strip().upper()[:1]
-            except (OSError, ValueError, KeyError, IndexError) as error:
+                letter = _letter(self._ask(body))
+            except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
                 if wait is None:
                     message = f"the judge {self._name!r} does not answer: {error}"
                     raise JudgeUnavailable(message) from error
+            else:
+                if letter is not None:
+                    return letter == "A"
+            if wait is not None:
                 self._wait(wait)
-                continue
-            if letter in ("A", "B"):
-                return letter == "A"
         raise JudgeUnavailable(f"the judge {self._name!r} answered neither A nor B {TRIES} times")
 
     def _ask(self, body: dict[str, object]) -> str:
@@ -166,6 +169,12 @@ class ChatJudge:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             value = json.load(answer)
         return str(value["choices"][0]["message"]["content"])
+
+
+def _letter(text: str) -> str | None:
+    """Return the one letter, A or B, that stands by itself in an answer."""
+    found = set(re.findall(r"\b[AB]\b", text))
+    return found.pop() if len(found) == 1 else None
 
 
 def listed_judge(source: JudgeSource) -> Judge:
