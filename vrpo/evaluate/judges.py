@@ -166,8 +166,12 @@ class ChatJudge:
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"},
         )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            value = json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                value = json.load(answer)
+        except urllib.error.HTTPError as error:
+            error.close()  # its connection; the body is not quoted: it may repeat the key
+            raise
         return str(value["choices"][0]["message"]["content"])
 
 
