@@ -182,7 +182,7 @@ def _contest(
         "policy_tokens": _mean([len(c.policy_ids) for c in contests]),
         "reference_tokens": _mean([len(c.reference_ids) for c in contests]),
     }
-    judge = _judge(task, config)
+    judge = _judge(task, config, context.device)
     verdicts: list[Verdict | None] = [None] * len(contests)
     if judge is not None:
         given = judge.verdicts(contests)
@@ -225,12 +225,13 @@ def _divergence(
     return _interval("kl", bootstrap_interval(torch.cat(ratios).cpu(), groups=groups))
 
 
-def _judge(task: StageTask, config: Config) -> Judge | None:
+def _judge(task: StageTask, config: Config, device: str) -> Judge | None:
     if config.judge is None:
         return None
     if config.judge == "preference_model":
         folder = Path(task.inputs[StageName.FIT_PREFERENCE]) / HEADS
-        return PreferenceModelJudge(Engine(load_model(backbone_source(task))), load_models(folder))
+        backbone = Engine(load_model(backbone_source(task), device=device))
+        return PreferenceModelJudge(backbone, load_models(folder))
     assert task.judge is not None
     return listed_judge(task.judge)
 
