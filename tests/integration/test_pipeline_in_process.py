@@ -13,7 +13,7 @@ from vrpo.contract.metrics import metric
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
 from vrpo.engine import find_latest
-from vrpo.errors import DatasetTooSmall, NumericalError, StageCancelled
+from vrpo.errors import DatasetTooSmall, ModelNotAllowed, NumericalError, StageCancelled
 from vrpo.evaluate.report import render_html
 from vrpo.stages.sample_reference import read_samples
 
@@ -227,6 +227,14 @@ def test_fewer_prompts_than_folds_are_refused(job):
     pipeline = job(method)
     with pytest.raises(DatasetTooSmall, match="20 folds"):
         run_until(pipeline, StageName.SCORE)
+
+
+def test_an_adapter_on_an_adapter_is_refused(job):
+    pipeline = job(METHODS["dpo"], adapter=LORA)
+    stage = run_until(pipeline, StageName.TRAIN_POLICY)
+    pipeline.model = pipeline.model.model_copy(update={"adapter_path": "former"})
+    with pytest.raises(ModelNotAllowed, match="itself an adapter"):
+        pipeline.run(stage)
 
 
 def test_a_training_that_leaves_the_finite_numbers_keeps_its_checkpoint(job):

@@ -27,7 +27,7 @@ from vrpo.engine import (
     load_checkpoint,
     save_checkpoint,
 )
-from vrpo.errors import NumericalError
+from vrpo.errors import ModelNotAllowed, NumericalError
 from vrpo.models import add_lora, load_model
 from vrpo.stages.context import StageContext
 
@@ -77,9 +77,19 @@ class Trained:
 
 
 def load_trainable(task: StageTask, config: TrainerConfig, context: StageContext) -> nn.Module:
-    """Return the base model with all weights trainable, or with a fresh adapter on frozen ones."""
-    model = load_model(task.models["base"], device=context.device)
+    """Return the base model with all weights trainable, or with a fresh adapter on frozen ones.
+
+    Raises ``ModelNotAllowed`` for an adapter on a model that is itself an adapter: the two would
+    have to be kept together from then on.
+    """
+    source = task.models["base"]
     adapter = config.training.adapter
+    if adapter is not None and source.adapter_path is not None:
+        raise ModelNotAllowed(
+            "the job's model is itself an adapter on a base model; train all of its weights "
+            "(run.training.adapter: null), or name the base model"
+        )
+    model = load_model(source, device=context.device)
     if adapter is None:
         model.requires_grad_(True)
         return model
