@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from vrpo.engine.batching import padded_groups
 from vrpo.engine.engine import unwrapped
+from vrpo.models import context_length
 
 COMPACT_BELOW = 0.75
 """The batch is compacted when fewer than this share of its rows are still going."""
@@ -39,9 +40,16 @@ class _Row:
     prompt: int
     sample: int
     uniforms: list[float]
+    limit: int
+    """Of new tokens."""
     ids: list[int]
     logprob: float = 0.0
     stopped: bool = False
+
+    @property
+    def is_going(self) -> bool:
+        """Whether another token is wanted."""
+        return not self.stopped and len(self.ids) < self.limit
 
 
 @torch.no_grad()
@@ -63,12 +71,17 @@ def sample_completions(
     """Return ``samples_per_prompt`` completions for each prompt, in the order of the prompts.
 
     Temperature 0 is greedy. ``batch_tokens`` bounds rows times their greatest length (default
-    8192 on a CPU, 131072 on a GPU). ``progress(done, total)`` counts prompts. Raises
-    ``ValueError`` for an empty prompt.
+    8192 on a CPU, 131072 on a GPU). A completion is cut off where the model's context ends.
+    ``progress(done, total)`` counts prompts. Raises ``ValueError`` for a prompt that is empty or
+    fills the context.
     """
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("every prompt needs at least one token (BOS, if nothing else)")
     inner = unwrapped(model)
+    context = context_length(inner.config)
+    longest = max(map(len, prompts), default=0)
+    if longest >= context:
+        raise ValueError(f"a prompt of {longest} tokens fills the context of {context} tokens")
     device = next(inner.parameters()).device
     budget = batch_tokens or (131072 if device.type == "cuda" else 8192)
     results: list[list[Completion]] = [[] for _ in prompts]
@@ -78,7 +91,13 @@ def sample_completions(
     done = 0
     for group in padded_groups(costs, max_tokens=budget):
         rows = [
-            _Row(prompt, sample, _uniforms(seed, prompt, sample, max_new_tokens), [])
+            _Row(
+                prompt,
+                sample,
+                _uniforms(seed, prompt, sample, max_new_tokens),
+                min(max_new_tokens, context - len(prompts[prompt])),
+                [],
+            )
             for prompt in group
             for sample in range(samples_per_prompt)
         ]
@@ -87,7 +106,7 @@ def sample_completions(
             if raise_if_cancelled:
                 raise_if_cancelled()
             batch.append(_choose(batch, temperature=temperature, top_p=top_p), eos_ids=eos_ids)
-            if not batch.advance(max_new_tokens=max_new_tokens):
+            if not batch.advance():
                 break
         for row in rows:
             reason: Literal["stop", "length"] = "stop" if row.stopped else "length"
@@ -117,6 +136,7 @@ class _Batch:
         device: torch.device,
     ) -> None:
         self.model = model
+        self.context = context_length(model.config)
         self.rows = list(rows)
         self.device = device
         width = max(map(len, prompts))
@@ -152,18 +172,14 @@ class _Batch:
         """Give each row its next token, unless it has ended."""
         self.last = chosen[0]
         for row, token, logprob in zip(self.rows, *chosen, strict=True):
-            if not row.stopped:
+            if row.is_going:
                 row.ids.append(token)
                 row.logprob += logprob
                 row.stopped = token in eos_ids
 
-    def advance(self, *, max_new_tokens: int) -> bool:
+    def advance(self) -> bool:
         """Compute the next logits; return False when no row is left to go on."""
-        going = [
-            place
-            for place, row in enumerate(self.rows)
-            if not row.stopped and len(row.ids) < max_new_tokens
-        ]
+        going = [place for place, row in enumerate(self.rows) if row.is_going]
         if not going:
             return False
         if len(going) < COMPACT_BELOW * len(self.rows):
@@ -174,7 +190,8 @@ class _Batch:
             self.mask = self.mask[keep]
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
         input_ids = torch.tensor(self.last, device=self.device)[:, None]
-        positions = self.mask.sum(1, keepdim=True) - 1
+        # rows that have ended and are still in the batch must not leave the table of positions
+        positions = (self.mask.sum(1, keepdim=True) - 1).clamp(max=self.context - 1)
         self.logits_RV = self._forward(input_ids, self.mask, positions)
         return True
 

@@ -3,6 +3,7 @@
 Only safetensors weights are read, and no code that comes with a model is ever run.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -13,8 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -75,6 +78,21 @@ def load_model(
     placed: nn.Module = model
     placed.to(device).eval()
     return model
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Return how many tokens the model has positions for."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return sys.maxsize if found is None else int(found)
+
+
+def load_context_length(source: ModelSource) -> int:
+    """Return ``context_length`` of a model whose weights are not loaded."""
+    place, options = _place(source)
+    try:
+        return context_length(AutoConfig.from_pretrained(place, **options))
+    except (OSError, ValueError) as error:
+        raise ModelNotAllowed(f"the model {place!r} cannot be loaded: {error}") from error
 
 
 def add_lora(

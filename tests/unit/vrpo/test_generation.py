@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from vrpo.engine import Engine, make_example
 from vrpo.errors import StageCancelled
@@ -127,6 +127,20 @@ def test_tokens_are_drawn_with_the_model_s_probabilities(model):
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match="at least one token"):
         sample(model, [[3], []])
+
+
+def test_completions_are_cut_off_where_the_context_ends():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=13, n_embd=16, n_layer=1, n_head=2, n_positions=8)
+    gpt2 = GPT2LMHeadModel(config).double().eval()
+    options = {"samples_per_prompt": 2, "max_new_tokens": 20, "eos_ids": set()}
+    together = sample(gpt2, PROMPTS, **options)
+    assert [[len(c.ids) for c in group] for group in together] == [
+        [8 - len(prompt)] * 2 for prompt in PROMPTS
+    ]
+    assert ids(sample(gpt2, PROMPTS, batch_tokens=1, **options)) == ids(together)
+    with pytest.raises(ValueError, match="fills the context of 8 tokens"):
+        sample(gpt2, [[3] * 8])
 
 
 def test_no_samples_are_no_work(model):
