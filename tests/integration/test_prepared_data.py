@@ -82,6 +82,14 @@ def test_a_file_of_which_no_row_fits_is_refused_with_the_shortest_length(prepare
         prepared([pair("a long prompt indeed")] * 5, max_length=8)
 
 
+def test_a_row_must_fit_the_model_s_context_too(prepared):
+    rows = [pair("x" * 300), *(pair(f"Word {n}") for n in range(5))]
+    _, folder = prepared(rows, max_length=1024, holdout=0)
+    assert read_record(folder)["summary"]["left_out_rows"] == 1
+    with pytest.raises(ContextTooLong, match="the model's context of 256 tokens"):
+        prepared(rows[:1], max_length=1024)
+
+
 @pytest.mark.parametrize("rows", [0, 3])
 def test_too_few_rows_are_refused(prepared, rows):
     with pytest.raises(DatasetTooSmall, match=f"{rows} training rows"):

@@ -13,7 +13,7 @@ from vrpo.data.formats import read_rows as read_file
 from vrpo.data.prepared import HELD_OUT, TRAIN, write_rows
 from vrpo.data.tokenise import TokenisedRow, tokenise
 from vrpo.errors import ContextTooLong, DatasetTooSmall, InvalidTrainingFile
-from vrpo.models import load_tokenizer
+from vrpo.models import load_context_length, load_tokenizer
 from vrpo.stages.context import StageContext
 
 MIN_ROWS = 4
@@ -32,11 +32,18 @@ class Config(Spec):
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     """Write ``train.jsonl``, ``held_out.jsonl`` and ``data_report.json``.
 
-    Raises ``InvalidTrainingFile``, ``ContextTooLong`` when no row fits ``max_length``, and
-    ``DatasetTooSmall``.
+    A row must fit ``max_length`` and the model's context. Raises ``InvalidTrainingFile``,
+    ``ContextTooLong`` when no row fits, and ``DatasetTooSmall``.
     """
     config = Config.model_validate(task.config)
     tokenizer = load_tokenizer(task.models["base"])
+    room = load_context_length(task.models["base"])
+    limit = min(config.max_length, room)
+    limit_name = (
+        f"run.training.max_length={limit}"
+        if config.max_length <= room
+        else f"the model's context of {limit} tokens"
+    )
     answers = 1 if config.method == "supervised" else 2
 
     def load(name: str) -> tuple[list[TokenisedRow], int]:
@@ -46,12 +53,11 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
             raise InvalidTrainingFile(
                 f"the {name} file holds chat rows, and {config.method} needs preference rows"
             )
-        fitting = [row for row in rows if row.num_tokens <= config.max_length]
+        fitting = [row for row in rows if row.num_tokens <= limit]
         if rows and not fitting:
             shortest = min(row.num_tokens for row in rows)
             raise ContextTooLong(
-                f"no row of the {name} file fits run.training.max_length={config.max_length}; "
-                f"the shortest has {shortest} tokens"
+                f"no row of the {name} file fits {limit_name}; the shortest has {shortest} tokens"
             )
         return fitting, len(rows) - len(fitting)
 
@@ -70,7 +76,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         train, held_out = split_by_prompt(train, fraction=config.holdout_fraction, seed=config.seed)
         shared = 0
     if left_out:
-        context.log("warn", f"{left_out} rows are longer than {config.max_length} tokens: left out")
+        context.log("warn", f"{left_out} rows are longer than {limit} tokens: left out")
     if len(train) < MIN_ROWS:
         raise DatasetTooSmall(
             f"{len(train)} training rows are left; at least {MIN_ROWS} are needed"
