@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from vrpo.engine.batching import padded_groups
+from vrpo.engine.cache import roomy_cache
 from vrpo.engine.engine import unwrapped
 from vrpo.models import context_length
 
@@ -146,7 +146,7 @@ class _Batch:
             input_ids[place, width - len(prompt) :] = torch.tensor(prompt)
             mask[place, width - len(prompt) :] = 1
         mask = mask.to(device)
-        self.cache = DynamicCache(config=model.config)
+        self.cache = roomy_cache(model.config)
         self.last: list[int] = []
         self._last_logprobs: list[float] = []
         logits = self._forward(input_ids.to(device), mask, (mask.cumsum(1) - 1).clamp(min=0))
