@@ -105,7 +105,9 @@ class Trainer:
         losses = torch.zeros(len(examples))
         logprobs: list[Tensor] = [torch.empty(0)] * len(examples)
         lengths = [example.num_tokens for example in examples]
-        for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
+        # a row at a time: its activations are freed before the next one's are made
+        max_tokens = min(self._micro_batch_tokens, self.engine.max_row_tokens)
+        for group in token_budget_groups(lengths, max_tokens=max_tokens):
             found = self.engine.logprobs([examples[i] for i in group], grad=True)
             values_b = _checked(loss(*_pad(found), group), group)
             (values_b.sum() / normaliser).backward()  # type: ignore[no-untyped-call]
