@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 TRAINING = {
     "method": {
         "type": "supervised",
-        "supervised": {"hyperparameters": {"n_epochs": 6, "batch_size": 1}},
+        "supervised": {"hyperparameters": {"n_epochs": 30, "batch_size": 1}},
     },
     "run": {
         "training": {"max_length": 64},
