@@ -21,7 +21,6 @@ import gzip
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -222,6 +221,13 @@ def peak_memory(arguments: argparse.Namespace, name: str) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
+def peak_resident_mib() -> float:
+    """Return this process's own peak (Linux); ``getrusage`` would count its parent's too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Return minimum, median and maximum."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
@@ -248,8 +254,7 @@ def main() -> None:
         from trl import DPOTrainer  # noqa: F401, PLC0415 - so that all carry the same libraries
 
         variants(arguments, [arguments.memory_of])[arguments.memory_of]()
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(torch.cuda.max_memory_allocated() / 2**20 if arguments.gpu else peak_kib / 1024)
+        print(torch.cuda.max_memory_allocated() / 2**20 if arguments.gpu else peak_resident_mib())
         return
 
     names = arguments.variants.split(",")
