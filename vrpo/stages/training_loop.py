@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from peft import PeftModel
 from pydantic import JsonValue
 from torch import nn
@@ -89,7 +90,9 @@ def load_trainable(task: StageTask, config: TrainerConfig, context: StageContext
             "the job's model is itself an adapter on a base model; train all of its weights "
             "(run.training.adapter: null), or name the base model"
         )
-    model = load_model(source, device=context.device)
+    # steps of a preference loss are smaller than a bfloat16 weight can change by
+    dtype = torch.float32 if adapter is None else None
+    model = load_model(source, device=context.device, dtype=dtype)
     if adapter is None:
         model.requires_grad_(True)
         return model
