@@ -54,7 +54,8 @@ def residual_check(label_N: Tensor, preference_N: Tensor) -> ResidualCheck:
     # under honest p, Var (z - p)^2 = p (1 - p) (1 - 2p)^2 given p
     error = math.sqrt(float((promised_N * (1 - 2 * p).square()).sum())) / len(z)
     difference = observed - promised
-    score = difference / error if error > 0 else 0.0
+    # a model that is certain of every pair has no error to measure by: one wrong label refutes it
+    score = difference / error if error > 0 else math.inf if difference > 0 else 0.0
     memorised = promised < MEMORISED and observed < MEMORISED
     leakage = memorised or (score < -ALARM_Z and observed < LEAKAGE_RATIO * promised)
     overconfident = not leakage and score > ALARM_Z
