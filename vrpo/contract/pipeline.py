@@ -137,7 +137,7 @@ def plan(spec: JobSpec) -> list[PlannedStage]:
         stages.append(
             PlannedStage(
                 StageName.SCORE,
-                {"preference": preference.kind, "pool_labelled": reference.pool_labelled},
+                {"preference": preference.kind},
                 inputs=(
                     StageName.PREPARE_DATA,
                     StageName.SAMPLE_REFERENCE,

@@ -37,7 +37,6 @@ class Config(Spec):
     """What decides the outputs."""
 
     preference: Literal["gpm", "bradley_terry"] | None
-    pool_labelled: bool = True
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
