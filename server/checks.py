@@ -5,10 +5,10 @@ from sqlalchemy.orm import Session
 from store import files, model_registry
 from store.errors import FileNotFound
 from vrpo.contract.catalogue import Catalogue
-from vrpo.contract.spec import CreateJob, VrpoMethod
+from vrpo.contract.methods import VrpoMethod
+from vrpo.contract.pipeline import PREFERENCE_JUDGE
+from vrpo.contract.spec import CreateJob
 from vrpo.contract.validation import RequestFault, nearest
-
-PREFERENCE_JUDGE = "preference_model"
 
 
 def check_request(
@@ -50,8 +50,10 @@ def _model_faults(
         vrpo = request.method.vrpo
         if vrpo.reference.source not in ("base", "fit"):
             named["method.vrpo.reference.source"] = vrpo.reference.source
-        if vrpo.preference.backbone != "base":
+        if vrpo.preference.source == "fit" and vrpo.preference.backbone != "base":
             named["method.vrpo.preference.backbone"] = vrpo.preference.backbone
+    if request.run.eval.opponent != "reference":
+        named["run.eval.opponent"] = request.run.eval.opponent
     listed = [model.id for model in catalogue.models]
     faults = []
     for param, name in named.items():
@@ -97,14 +99,18 @@ def _file_faults(session: Session, tenant: str, request: CreateJob) -> list[Requ
 
 
 def _judge_faults(request: CreateJob, catalogue: Catalogue) -> list[RequestFault]:
-    judge = request.run.eval.judge
-    if judge == PREFERENCE_JUDGE or catalogue.judge(judge):
-        return []
-    allowed = ", ".join([PREFERENCE_JUDGE, *(listed.name for listed in catalogue.judges)])
+    listed = [judge.name for judge in catalogue.judges]
+    named = {"run.eval.judge": (request.run.eval.judge, [PREFERENCE_JUDGE, *listed])}
+    if isinstance(request.method, VrpoMethod) and request.method.vrpo.preference.judge:
+        asked = [judge.name for judge in catalogue.judges if judge.kind == "openai"]
+        named["method.vrpo.preference.judge"] = (request.method.vrpo.preference.judge, asked)
     return [
         RequestFault(
             code="invalid_value",
-            message=f"run.eval.judge: there is no judge {judge!r} here. Allowed: {allowed}",
-            param="run.eval.judge",
+            message=f"{param}: there is no judge {name!r} here. Allowed: "
+            f"{', '.join(allowed) or 'none, as the operator lists no judge of kind openai'}",
+            param=param,
         )
+        for param, (name, allowed) in named.items()
+        if name not in allowed
     ]

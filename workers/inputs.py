@@ -9,7 +9,7 @@ from store.models import Model
 from store.queue import Claim
 from store.session import Sessions
 from vrpo.contract.catalogue import Catalogue, load_catalogue
-from vrpo.contract.pipeline import model_roles
+from vrpo.contract.pipeline import judge_names, model_roles
 from vrpo.contract.task import ModelSource
 from vrpo.errors import ModelNotAllowed
 from workers.models import (
@@ -30,7 +30,8 @@ class JobInputs:
     file_digests: Mapping[str, str]
     models: Mapping[str, ResolvedModel]
     """By role."""
-    judge: ResolvedJudge | None
+    judges: Mapping[str, ResolvedJudge]
+    """By name."""
 
 
 def resolve_inputs(
@@ -57,7 +58,9 @@ def resolve_inputs(
             role: _resolve_model(name, fine_tuned[name], catalogue, digests)
             for role, name in roles.items()
         },
-        judge=resolve_judge(spec.run.eval.judge, catalogue, digests),
+        judges={
+            name: resolve_judge(name, catalogue, digests) for name in sorted(judge_names(spec))
+        },
     )
 
 

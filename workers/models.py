@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vrpo.contract.catalogue import Catalogue
+from vrpo.contract.pipeline import PREFERENCE_JUDGE
 from vrpo.contract.task import JudgeSource, ModelSource
 from vrpo.errors import ModelNotAllowed
-
-_PREFERENCE_JUDGE = "preference_model"
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,16 @@ def resolve_listed(name: str, catalogue: Catalogue, digests: FileDigests) -> Res
     return ResolvedModel(listed.source(), f"hub:{listed.hub_id}@{listed.revision}")
 
 
-def resolve_judge(
-    name: str | None, catalogue: Catalogue, digests: FileDigests
-) -> ResolvedJudge | None:
-    """Return the judge of that name; None where the stage has none or it is the fitted one.
+def resolve_judge(name: str, catalogue: Catalogue, digests: FileDigests) -> ResolvedJudge:
+    """Return the judge of that name: the job's preference model, or one of the operator's list.
 
     Raises ``ModelNotAllowed`` when the operator's list has no judge of that name.
     """
-    if name is None:
-        return None
-    if name == _PREFERENCE_JUDGE:
+    if name == PREFERENCE_JUDGE:
         return ResolvedJudge(JudgeSource(name=name, kind="preference_model"), name)
     listed = catalogue.judge(name)
     if listed is None:
-        known = ", ".join((_PREFERENCE_JUDGE, *(judge.name for judge in catalogue.judges)))
+        known = ", ".join((PREFERENCE_JUDGE, *(judge.name for judge in catalogue.judges)))
         raise ModelNotAllowed(f"the judge {name!r} is not on the operator's list; known: {known}")
     source = listed.source()
     if source.path is None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from store.queue import Claim
-from vrpo.contract.pipeline import PlannedStage, plan, stage_key
+from vrpo.contract.pipeline import PlannedStage, plan
+from vrpo.contract.stage_key import stage_key
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from workers.inputs import JobInputs
@@ -60,7 +61,7 @@ class Pipeline:
     def key(self, name: StageName) -> str:
         """Return the key of a stage whose inputs are all done."""
         stage = self.stages[name]
-        judge = self.inputs.judge
+        judge = self.inputs.judges.get(stage.judge or "")
         return stage_key(
             stage,
             tenant=self.claim.tenant_id,
@@ -87,7 +88,7 @@ class Pipeline:
         leaves the batches, and so the result, as they are.
         """
         stage = self.stages[name]
-        judge = self.inputs.judge
+        judge = self.inputs.judges.get(stage.judge or "")
         return StageTask(
             job_id=self.claim.job_id,
             stage=name,
@@ -98,7 +99,7 @@ class Pipeline:
             inputs={earlier.value: str(self.done[earlier].path) for earlier in stage.inputs},
             files=dict(self.inputs.files) if stage.reads_files else {},
             models={role: self.inputs.models[role].source for role in stage.models},
-            judge=judge.source if judge is not None and stage.judge is not None else None,
+            judge=None if judge is None else judge.source,
             seed=self.claim.spec.seed,
             workdir=str(workdir),
             scratch=str(scratch),

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vrpo.contract.pipeline import PlannedStage, plan, stage_key
+from vrpo.contract.pipeline import PlannedStage, plan
 from vrpo.contract.spec import CreateJob, resolve
+from vrpo.contract.stage_key import stage_key
 from vrpo.contract.status import StageName
 from vrpo.contract.task import JudgeSource, ModelSource, StageTask
 from vrpo.stages import run_stage
@@ -52,7 +53,7 @@ class PipelineRun:
             tenant="t",
             input_keys=self.keys,
             file_digests=self.files,
-            model_digests=dict.fromkeys(("base", "reference", "backbone"), "d"),
+            model_digests=dict.fromkeys(("base", "reference", "backbone", "opponent"), "d"),
             job_id="ftjob-test",
         )
         attempts = len(list(self.folder.glob(f"{stage.name}.*")))

@@ -21,7 +21,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from vrpo.contract.spec import Spec, Text
+from vrpo.contract.base import Spec, Text
 from vrpo.contract.task import JudgeSource, ModelSource
 from vrpo.errors import ModelNotAllowed
 

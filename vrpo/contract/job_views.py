@@ -2,12 +2,7 @@
 
 from typing import Any, Literal
 
-from vrpo.contract.spec import (
-    CheckpointsSpec,
-    EvaluationSpec,
-    ResourcesSpec,
-    TrainingSpec,
-)
+from vrpo.contract.run import CheckpointsSpec, EvaluationSpec, ResourcesSpec, TrainingSpec
 from vrpo.contract.status import JobStatus, StageName, StageStatus
 from vrpo.contract.views import View
 

@@ -86,6 +86,7 @@ class StageName(StrEnum):
     SAMPLE_REFERENCE = "sample_reference"
     FIT_PREFERENCE = "fit_preference"
     SCORE = "score"
+    TRAIN_REWARD = "train_reward"
     TRAIN_POLICY = "train_policy"
     EVALUATE = "evaluate"
     PUBLISH = "publish"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 
 

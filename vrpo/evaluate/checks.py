@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import torch
 
-from vrpo.contract.spec import JobSpec, VrpoMethod
+from vrpo.contract.methods import VrpoMethod
+from vrpo.contract.spec import JobSpec
 from vrpo.contract.status import StageName
 from vrpo.diagnostics import balance_test, predicted_variance_ratio
 

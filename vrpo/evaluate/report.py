@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from vrpo.contract.spec import JobSpec, VrpoMethod
+from vrpo.contract.methods import VrpoMethod
+from vrpo.contract.spec import JobSpec
 from vrpo.contract.status import StageName
 from vrpo.evaluate.checks import VARIANCE_RATIO, Check, diagnostic_checks
 from vrpo.evaluate.plots import interval_plot, reliability_plot

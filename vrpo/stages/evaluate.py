@@ -13,7 +13,8 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
+from vrpo.contract.pipeline import PREFERENCE_JUDGE
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import HELD_OUT, examples_of, read_rows
@@ -40,6 +41,8 @@ class Config(Spec):
     samples_per_prompt: int
     max_new_tokens: int
     temperature: float
+    extra_temperatures: tuple[float, ...] = ()
+    opponent: str = "reference"
     judge: str | None
     method: str
     beta: float | None
@@ -228,7 +231,7 @@ def _divergence(
 def _judge(task: StageTask, config: Config, device: str) -> Judge | None:
     if config.judge is None:
         return None
-    if config.judge == "preference_model":
+    if config.judge == PREFERENCE_JUDGE:
         folder = Path(task.inputs[StageName.FIT_PREFERENCE]) / HEADS
         backbone = Engine(load_model(backbone_source(task), device=device))
         return PreferenceModelJudge(backbone, load_models(folder))

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from pydantic import JsonValue
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import TRAIN, examples_of, read_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from vrpo.contract.spec import CheckpointsSpec
+from vrpo.contract.run import CheckpointsSpec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, examples_of, read_rows

@@ -10,7 +10,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
 from vrpo.control import ControlWeight, control_statistics
 from vrpo.engine import Engine, Example, StepResult
 from vrpo.losses import LossName, vrpo_loss, vrpo_terms

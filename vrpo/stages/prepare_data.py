@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
 from vrpo.contract.task import StageTask
 from vrpo.data.formats import read_rows as read_file
 from vrpo.data.prepared import HELD_OUT, TRAIN, write_rows
@@ -24,6 +24,7 @@ class Config(Spec):
     """What decides the outputs."""
 
     method: Literal["vrpo", "dpo", "supervised"]
+    preference_columns: bool
     max_length: int
     holdout_fraction: float
     seed: int

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from vrpo.contract.spec import JobSpec, Spec
+from vrpo.contract.base import Spec
+from vrpo.contract.spec import JobSpec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.evaluate.card import model_card

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import JsonValue
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import TRAIN, read_rows
@@ -25,6 +26,7 @@ class Config(Spec):
     temperature: float
     top_p: float
     max_new_tokens: int
+    sampler: Literal["transformers", "vllm"] = "transformers"
     seed: int
 
 

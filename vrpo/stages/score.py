@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vrpo.contract.spec import Spec
+from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, read_rows
@@ -36,7 +36,7 @@ SCORES = "scores.safetensors"
 class Config(Spec):
     """What decides the outputs."""
 
-    preference: Literal["gpm", "bradley_terry"] | None
+    preference: Literal["fit", "columns", "implicit", "judge"] | None
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:

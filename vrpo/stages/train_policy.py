@@ -1,18 +1,20 @@
 """Stage ``train_policy``: by the VRPO loss, by DPO (VRPO without samples), or by SFT."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
-from vrpo.contract.spec import Auto, CheckpointsSpec, Spec
+from vrpo.contract.base import Auto, Spec
+from vrpo.contract.run import CheckpointsSpec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.control import ControlWeight
 from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.engine import Example, make_example
-from vrpo.losses import LossName
+from vrpo.losses import LossName, debiased_label, smoothed_label
 from vrpo.stages.context import StageContext
 from vrpo.stages.objectives import PreferenceObjective, SupervisedObjective
 from vrpo.stages.score import labelled_and_sampled, preference_data
@@ -32,7 +34,8 @@ class MethodConfig(Spec):
     """The loss, and what it needs."""
 
     type: Literal["vrpo", "dpo", "supervised"]
-    loss: LossName = "sigmoid"
+    loss: Literal["sigmoid", "ipo", "hinge", "ramp", "cdpo", "rdpo"] = "sigmoid"
+    flip_rate: float | None = None
     control_weight: float | Auto = 0.0
     pool_labelled: bool = True
     margin_clip: float | None = None
@@ -87,11 +90,18 @@ def _objective(task: StageTask, config: Config) -> tuple[list[Example], Objectiv
         return examples, SupervisedObjective(examples)
     rows, examples = labelled_and_sampled(task)
     assert config.hyperparameters.beta is not None
+    data = preference_data(task, rows)
+    loss: LossName = "sigmoid"
+    if method.loss != "cdpo" and method.loss != "rdpo":
+        loss = method.loss
+    if method.flip_rate is not None:
+        relabel = smoothed_label if method.loss == "cdpo" else debiased_label
+        data = replace(data, label_N=relabel(data.label_N, flip_rate=method.flip_rate))
     return examples, PreferenceObjective(
         examples,
-        preference_data(task, rows),
+        data,
         beta=config.hyperparameters.beta,
-        loss=method.loss,
+        loss=loss,
         control=ControlWeight(method.control_weight),
         pool=method.pool_labelled,
         margin_clip=method.margin_clip,

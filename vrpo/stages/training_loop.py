@@ -16,7 +16,9 @@ from pydantic import JsonValue
 from torch import nn
 from transformers import PreTrainedModel
 
-from vrpo.contract.spec import CheckpointsSpec, ResolvedHyperparameters, Spec, TrainingSpec
+from vrpo.contract.base import Spec
+from vrpo.contract.run import CheckpointsSpec, TrainingSpec
+from vrpo.contract.spec import ResolvedHyperparameters
 from vrpo.contract.task import StageTask
 from vrpo.engine import (
     Engine,

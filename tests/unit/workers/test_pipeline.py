@@ -25,7 +25,7 @@ def pipeline():
         files={"training": "/f"},
         file_digests={"training": "d"},
         models={"base": ResolvedModel(ModelSource(path="/m"), "d")},
-        judge=None,
+        judges={},
     )
     return Pipeline(claim, inputs, model_name="ft:m")
 
