@@ -74,6 +74,31 @@ def control_statistics(
     return a, torch.where(pairs.exists > 0, h - u, torch.zeros_like(h))
 
 
+def pair_changes(
+    rewards: Tensor,
+    direction: Tensor,
+    preference: Tensor,
+    *,
+    loss: LossName = "sigmoid",
+    margin_clip: float | None = None,
+    tau: float | None = None,
+) -> Tensor:
+    """Return (B, C, C): the gradient of each pair's expected loss along ``direction``.
+
+    Its mean over the reference pairs is the ``U`` of ``control_statistics``, and [b, 0, 1] is its
+    ``h``: symmetric, since a pair's expected loss does not depend on its order. Arguments and
+    ValueError are those of ``control_statistics``.
+    """
+    label = rewards.new_zeros(len(rewards))
+    check_arguments(rewards, preference, label, loss=loss, margin_clip=margin_clip, tau=tau)
+    rewards = at_least_float32(rewards.detach())
+    direction = direction.detach().to(rewards.dtype)
+    margin = rewards[:, :, None] - rewards[:, None, :]
+    change = direction[:, :, None] - direction[:, None, :]
+    slope = pair_slope(margin, preference.detach().to(rewards.dtype), loss=loss, tau=tau)
+    return slope * change * _inside(margin, margin_clip)
+
+
 class ControlWeight:
     """A fixed control weight, or the running estimate of the best one (``"auto"``).
 

@@ -4,7 +4,7 @@ If they do, ``D = h - U`` has mean zero for any policy and any preference model,
 difference of any feature between labelled and sampled completions of a prompt. If they do not, the
 correction moves the target of training to pairs of the reference policy.
 
-Shapes: N = prompts, Q = directions or features.
+Shapes: N = prompts, Q = directions or features, K = samples, C = 2 + K completions, D = embedding.
 """
 
 import math
@@ -113,6 +113,71 @@ def feature_balance(
             else f"The {feature} of labelled and sampled completions does not differ visibly."
         ),
     )
+
+
+def preference_balance(
+    preference_NCC: Tensor, sample_mask: Tensor | None = None
+) -> tuple[FeatureBalance, ...]:
+    """Compare labelled and sampled completions by the preference model itself.
+
+    The first feature is the probability that a labelled completion is preferred to a sample of its
+    prompt, against the reverse: 1/2 each if they have one law. The second is the certainty
+    (2p - 1)^2 of the labelled pair against that of sampled pairs, and is left out where fewer than
+    two prompts have two samples. Raises as ``feature_balance`` does.
+    """
+    preference = preference_NCC.detach().double()
+    mask = torch.ones_like(preference[:, 0, 2:], dtype=torch.bool)
+    if sample_mask is not None:
+        mask = sample_mask.bool()
+    wins_NK = preference[:, :2, 2:].mean(dim=1)
+    wins = feature_balance(
+        "predicted preference", wins_NK.new_zeros(len(wins_NK), 2), 1 - 2 * wins_NK, mask
+    )
+    certainty = (2 * preference - 1).square()
+    samples = mask.shape[1]
+    first, second = torch.triu_indices(samples, samples, offset=1, device=mask.device)
+    certainty_N2 = certainty[:, 0, 1][:, None].expand(-1, 2)
+    pairs = mask[:, first] & mask[:, second]
+    if int(pairs.any(dim=1).sum()) < 2:
+        return (wins,)
+    certain = feature_balance(
+        "certainty of the preference model",
+        certainty_N2,
+        certainty[:, 2:, 2:][:, first, second],
+        pairs,
+    )
+    return wins, certain
+
+
+def embedding_balance(
+    labelled_N2D: Tensor,
+    sampled_NKD: Tensor,
+    sample_mask: Tensor | None = None,
+    *,
+    directions: int = 8,
+) -> BalanceTest:
+    """Compare the embeddings of labelled and sampled completions (Hotelling).
+
+    Along the directions in which the completions of one prompt differ most, whichever of the two
+    they are, so that choosing them does not favour a difference. Prompts without a sample are left
+    out. Raises as ``balance_test`` does.
+    """
+    mask = torch.ones(sampled_NKD.shape[:2], dtype=torch.bool, device=sampled_NKD.device)
+    if sample_mask is not None:
+        mask = sample_mask.bool()
+    kept = mask.any(dim=1)
+    mask = mask[kept]
+    labelled = _finite(labelled_N2D[kept])
+    sampled = _finite(sampled_NKD[kept].masked_fill(~mask[:, :, None], 0.0))
+    weight_NC1 = torch.cat([torch.ones_like(mask[:, :1]).expand(-1, 2), mask], dim=1)[..., None]
+    both = torch.cat([labelled, sampled], dim=1)
+    centre = (both * weight_NC1).sum(dim=1, keepdim=True) / weight_NC1.sum(dim=1, keepdim=True)
+    spread = ((both - centre) * weight_NC1).flatten(0, 1)
+    count = min(directions, spread.shape[1], (len(labelled) - 2) // MIN_PROMPTS_PER_DIRECTION)
+    _, vectors = torch.linalg.eigh(spread.T @ spread)
+    mean_sampled = sampled.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    difference = labelled.mean(dim=1) - mean_sampled
+    return balance_test(difference @ vectors[:, -max(1, count) :])
 
 
 def _finite(values: Tensor) -> Tensor:

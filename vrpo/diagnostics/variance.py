@@ -1,11 +1,10 @@
 """Whether the correction reduces the variance of the gradient, and what more samples would do.
 
-Shapes: N = prompts, K = draws of a prompt.
+Shapes: N = prompts, K = samples of a prompt, C = 2 + K completions.
 """
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Final
 
 import torch
@@ -37,6 +36,8 @@ class VarianceRatio:
 class MonteCarloError:
     """How much noise the finite number of samples adds, and how many would be enough."""
 
+    samples: int
+    pool: bool
     rho: float
     """Share of the variance of one pair that comes from either completion, in [0, 1/2]."""
     noise_share: float
@@ -47,6 +48,10 @@ class MonteCarloError:
     """Least K with nine tenths of the gain of infinitely many samples."""
     alarm: bool
     meaning: str
+
+    def gain_share(self, samples: int) -> float:
+        """Return the share of that gain which K = ``samples`` keep, at lambda 1."""
+        return 1 - _share(self.rho, samples + 2 if self.pool else samples)
 
 
 def predicted_variance_ratio(a: Tensor, d: Tensor, *, control_weight: float) -> VarianceRatio:
@@ -61,7 +66,7 @@ def predicted_variance_ratio(a: Tensor, d: Tensor, *, control_weight: float) -> 
     if not bool(torch.isfinite(a).all() & torch.isfinite(d).all()):
         raise NumericalError("the statistics of the variance ratio are not finite")
     g = a - control_weight * d
-    top, bottom = _leave_one_out(g), _leave_one_out(a)
+    top, bottom = leave_one_out(g), leave_one_out(a)
     if not float(bottom[0]) > 0:
         raise ValueError("the gradient of DPO does not vary along the probed direction")
     ratio = float(top[0] / bottom[0])
@@ -82,50 +87,52 @@ def predicted_variance_ratio(a: Tensor, d: Tensor, *, control_weight: float) -> 
     return VarianceRatio(ratio, error, gain, alarm, meaning)
 
 
-def reference_term_error(
-    pair_values_NKK: Tensor, *, labelled_pair_variance: float | None = None, pool: bool = True
-) -> MonteCarloError:
-    """Return the Monte-Carlo error of the mean over all pairs of K draws (method: U-statistics).
+def reference_term_error(pair_values_NCC: Tensor, *, pool: bool = True) -> MonteCarloError:
+    """Return the Monte-Carlo error of the mean over all reference pairs (method: U-statistics).
 
-    ``pair_values_NKK`` [n, j, k] is symmetric in j and k: the change or loss that the pair (j, k)
-    contributes; K >= 3. For ``pool`` K counts the labelled completions too. The variance of the
-    labelled pair's value is taken equal to that of a sampled pair unless given. Raises ValueError
-    for K < 3.
+    ``pair_values_NCC`` [n, j, k], symmetric in j and k, is what the pair (j, k) of all C = K + 2
+    draws contributes: ``vrpo.control.pair_changes``, or losses. Every prompt has all its samples.
+    Raises ValueError for fewer than 2 samples: without two pairs that share no draw, the variance
+    of a pair cannot be told from the difference between prompts. NumericalError for values that
+    are not finite.
     """
-    values = pair_values_NKK.detach().double()
-    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.shape[1] < 3:
-        raise ValueError(f"pair values must be (N, K, K) with K >= 3, got {tuple(values.shape)}")
+    values = pair_values_NCC.detach().double()
+    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.shape[1] < 4:
+        raise ValueError(
+            f"pair values must be (N, 2 + K, 2 + K) with K >= 2, got {tuple(values.shape)}"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise NumericalError("the values of the reference pairs are not finite")
     zeta_1, zeta_2 = _pair_variances(values)
-    labelled = zeta_2 if labelled_pair_variance is None else labelled_pair_variance
-    k = values.shape[1]
+    samples, extra = values.shape[1] - 2, 2 if pool else 0
     rho = min(0.5, max(0.0, zeta_1 / zeta_2)) if zeta_2 > 0 else 0.0
-    noise = _share(rho, k) * zeta_2
-    spread = labelled - noise if pool else labelled + noise
-    noise_share = noise / spread if spread > 0 else 0.0
-    extra = 2 if pool else 0
+    noise = _share(rho, samples + extra) * zeta_2
+    # pooled, the labelled pair is one of the averaged ones: Var D = V_h - V_K, else V_h + V_K
+    spread = zeta_2 - noise if pool else zeta_2 + noise
     suggested = next(
         (
-            samples
-            for samples in range(2 if not pool else 1, MAX_SUGGESTED)
-            if _share(rho, samples + extra) <= 1 - TARGET_SHARE
+            count
+            for count in range(1 if pool else 2, MAX_SUGGESTED)
+            if _share(rho, count + extra) <= 1 - TARGET_SHARE
         ),
         MAX_SUGGESTED,
     )
-    alarm = suggested > 2 * max(1, k - extra)
     return MonteCarloError(
+        samples=samples,
+        pool=pool,
         rho=rho,
-        noise_share=noise_share,
-        standard_error=math.sqrt(max(noise, 0.0)),
+        noise_share=noise / spread if spread > 0 else 0.0,
+        standard_error=math.sqrt(noise),
         suggested_samples=suggested,
-        alarm=alarm,
+        alarm=suggested > 2 * samples,
         meaning=(
-            f"{k - extra} samples a prompt keep {1 - _share(rho, k):.0%} of the possible gain; "
-            f"{suggested} keep {TARGET_SHARE:.0%}."
+            f"{samples} samples a prompt keep {1 - _share(rho, samples + extra):.0%} of the "
+            f"possible gain; {suggested} keep {TARGET_SHARE:.0%}."
         ),
     )
 
 
-def _leave_one_out(values: Tensor) -> Tensor:
+def leave_one_out(values: Tensor) -> Tensor:
     """Return the centred sum of squares of all values, then of all but each one, (1 + N,)."""
     n, total, squares = len(values), values.sum(), values.square().sum()
     whole = squares - total**2 / n
@@ -139,27 +146,20 @@ def _share(rho: float, k: int) -> float:
     return (4 * (k - 2) * rho + 2) / (k * (k - 1)) if k >= 2 else 1.0
 
 
-def _pair_variances(values_NKK: Tensor) -> tuple[float, float]:
+def _pair_variances(values_NCC: Tensor) -> tuple[float, float]:
     """Return unbiased zeta_1 = Var E[h | one draw] and zeta_2 = Var h, mean over prompts.
 
-    Products of pairs that share 1 or 2 draws; E[h]^2 from disjoint pairs, or with 3 draws, where
-    there are none, from the products across prompts' own means.
+    Means of products of two pairs that share 1 or 2 draws, minus that of pairs that share none,
+    which is the mean of each prompt's own E[h]^2.
     """
-    k = values_NKK.shape[1]
-    pairs = list(combinations(range(k), 2))
-    first = torch.tensor([pair[0] for pair in pairs])
-    second = torch.tensor([pair[1] for pair in pairs])
-    shared = sum(
+    draws = values_NCC.shape[1]
+    first, second = torch.triu_indices(draws, draws, offset=1, device=values_NCC.device)
+    shared_PP = sum(
         (one[:, None] == other[None, :]).long()
         for one in (first, second)
         for other in (first, second)
     )
-    values_NP = values_NKK[:, first, second]
+    values_NP = values_NCC[:, first, second]
     products_PP = torch.einsum("np,nq->pq", values_NP, values_NP) / len(values_NP)
-
-    def mean_of(overlap: int) -> float:
-        chosen = torch.as_tensor(shared == overlap)
-        return float(products_PP[chosen].mean())
-
-    squared_mean = mean_of(0) if k >= 4 else float(values_NP.mean(dim=1).mean() ** 2)
-    return max(0.0, mean_of(1) - squared_mean), max(0.0, mean_of(2) - squared_mean)
+    none, one, both = (float(products_PP[shared_PP == count].mean()) for count in range(3))
+    return max(0.0, one - none), max(0.0, both - none)
