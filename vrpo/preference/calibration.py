@@ -36,14 +36,23 @@ class ReliabilityBin:
     high: float
 
 
-def fit_temperature(logits_N: Tensor, label_N: Tensor, *, weight: Tensor | None = None) -> float:
+def fit_temperature(
+    logits_N: Tensor,
+    label_N: Tensor,
+    *,
+    weight: Tensor | None = None,
+    prior_pairs: float = 0.0,
+) -> float:
     """Return the T > 0 that minimises the cross-entropy of ``sigmoid(logits / T)``.
 
-    Limited to ``TEMPERATURE_RANGE``. Raises ValueError for shapes that differ or no pairs,
-    NumericalError for logits that are not finite.
+    ``prior_pairs`` draws T towards 1: as many pairs are added as if their labels were what the
+    logits say. Limited to ``TEMPERATURE_RANGE``. Raises ValueError for shapes that differ or no
+    pairs, NumericalError for logits that are not finite.
     """
     logits_N, label_N = _checked(logits_N, label_N)
     weight_N = torch.ones_like(logits_N) if weight is None else weight.detach().to(logits_N)
+    share = prior_pairs / (len(logits_N) + prior_pairs)
+    label_N = (1 - share) * label_N + share * torch.sigmoid(logits_N)
 
     def slope(inverse: float) -> float:
         error_N = torch.sigmoid(inverse * logits_N) - label_N

@@ -2,11 +2,13 @@
 
 A preference model fitted to the same labels that the loss uses biases the loss (it has learned
 their noise), and the control weight does not notice. Fitted on the other folds it does not:
-Chernozhukov et al. 2018, arXiv 1608.00060.
+Chernozhukov et al. 2018, arXiv 1608.00060. The temperature of a fold's model comes from a part of
+the other folds as well: one fitted on all held-out predictions would know every label.
 
 Shapes: N = pairs, F = features of a completion.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,11 +41,17 @@ class CrossFitted:
     """One model a fold and how well they do on the pairs they did not see."""
 
     models: tuple[PreferenceModel, ...]
-    """``models[f]`` judges the prompts of fold f; all carry the same temperature."""
+    """``models[f]`` judges the prompts of fold f, of whose labels it has seen none."""
     logits: Tensor
-    """(N,) held-out logits of "first is preferred", divided by the temperature."""
+    """(N,) held-out logits of "first is preferred", divided by the fold's temperature."""
+    temperatures: tuple[float, ...]
+    """Of each model: fitted without intercept on pairs of the other folds which that model was not
+    trained on; 1 where it was not to be fitted, or there were too few."""
     temperature: float
-    """Fitted on the held-out logits, without intercept; 1 where it was not to be fitted."""
+    """Their geometric mean."""
+    remaining_temperature: float
+    """What all held-out logits would still have to be divided by; only for looking at, since it
+    knows the labels. 1 is calibrated."""
     accuracy: float
     nll: float
     """Mean cross-entropy in nats; ln 2 is a coin."""
@@ -61,6 +69,8 @@ class CrossFitted:
         return {
             "folds": len(self.models),
             "temperature": self.temperature,
+            "temperatures": list(self.temperatures),
+            "remaining_temperature": self.remaining_temperature,
             "accuracy": self.accuracy,
             "nll": self.nll,
             "ece": self.ece,
@@ -122,26 +132,27 @@ def cross_fit(
             weight_decay=weight_decay,
             seed=seed + fold,
             groups=None if groups is None else [groups[row] for row in rows.tolist()],
+            calibrate=calibrate,
             progress=None if progress is None else partial(progress, fold),
             raise_if_cancelled=raise_if_cancelled,
         )
         held_out = held_out.to(first_NF.device)
         logits_N[held_out] = model.pair_logits(first_NF[held_out], second_NF[held_out])
         models.append(model)
-    temperature = fit_temperature(logits_N, label_N, weight=weight) if calibrate else 1.0
-    for model in models:
-        model.set_temperature(temperature)
-    return _judged(tuple(models), logits_N / temperature, label_N, temperature)
+    return _judged(tuple(models), logits_N, label_N, weight)
 
 
 def _judged(
-    models: tuple[PreferenceModel, ...], logits_N: Tensor, label_N: Tensor, temperature: float
+    models: tuple[PreferenceModel, ...], logits_N: Tensor, label_N: Tensor, weight: Tensor | None
 ) -> CrossFitted:
+    temperatures = tuple(model.temperature.item() for model in models)
     in_sample = len(models) == 1
     return CrossFitted(
         models=models,
         logits=logits_N,
-        temperature=temperature,
+        temperatures=temperatures,
+        temperature=math.exp(sum(map(math.log, temperatures)) / len(temperatures)),
+        remaining_temperature=fit_temperature(logits_N, label_N, weight=weight),
         accuracy=pair_accuracy(logits_N, label_N),
         nll=float(F.binary_cross_entropy_with_logits(logits_N, label_N.to(logits_N))),
         ece=expected_calibration_error(logits_N, label_N),

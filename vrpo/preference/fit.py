@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vrpo.errors import DatasetTooSmall, NumericalError
+from vrpo.preference.calibration import fit_temperature
 from vrpo.preference.models import PreferenceKind, PreferenceModel, build_model
 
 BATCH_SIZE: Final = 32
@@ -22,6 +23,8 @@ MIN_HELD_OUT_GROUPS: Final = 4
 """With fewer groups than this held out, the loss on them says nothing and all epochs are run."""
 PATIENCE: Final = 5
 """Epochs without a better held-out loss after which fitting stops."""
+PRIOR_PAIRS: Final = 20.0
+"""How many pairs of the held-out tenth it takes to outweigh a temperature of 1."""
 
 
 def fit_preference_model(
@@ -38,14 +41,16 @@ def fit_preference_model(
     weight_decay: float = 1e-2,
     seed: int = 0,
     groups: Sequence[int] | None = None,
+    calibrate: bool = True,
     progress: Callable[[int, float], None] | None = None,
     raise_if_cancelled: Callable[[], None] | None = None,
 ) -> PreferenceModel:
-    """Return a model fitted by maximum likelihood, on the features' device, with temperature 1.
+    """Return a model fitted by maximum likelihood, on the features' device.
 
     ``label_N`` in [0, 1] is the preference for the first completion; ``weight`` (N,) weighs pairs
     and may depend on the prompt only. The model kept is the one of the epoch with the least loss on
-    a tenth of the ``groups`` (each pair its own by default), which is not trained on.
+    a tenth of the ``groups`` (each pair its own by default), which is not trained on; with
+    ``calibrate`` its temperature is fitted there too, and is 1 where that tenth is too few.
     ``progress`` gets the epoch, from 1, and its held-out (else training) loss.
 
     Raises ValueError for tensors that do not fit, DatasetTooSmall without pairs, NumericalError
@@ -94,6 +99,13 @@ def fit_preference_model(
         elif epoch - best_epoch >= PATIENCE:
             break
     model.load_state_dict(best_state)
+    if calibrate and len(held_out):
+        rows = held_out.to(device)
+        with torch.no_grad():
+            logits = model.pair_logits(first_NF[rows], second_NF[rows])
+        model.set_temperature(
+            fit_temperature(logits, label_N[rows], weight=weight_N[rows], prior_pairs=PRIOR_PAIRS)
+        )
     return model.eval().requires_grad_(False)
 
 

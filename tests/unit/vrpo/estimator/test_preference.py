@@ -14,6 +14,7 @@ from vrpo.preference import (
     expected_calibration_error,
     fit_preference_model,
     fit_temperature,
+    group_prompts,
     load_models,
     load_report,
     pair_accuracy,
@@ -67,16 +68,27 @@ def test_the_temperature_divides_the_logits_and_keeps_accuracy_and_skew_symmetry
     assert pair_accuracy(before.flatten(), label) == pair_accuracy(after.flatten(), label)
 
 
+@pytest.mark.parametrize("folds", [2, 5])
 @pytest.mark.parametrize("kind", ["gpm", "bradley_terry"])
-def test_a_fold_is_judged_the_same_when_its_own_label_is_flipped(kind):
-    first, second, label = pairs(n=120)
-    folds = [row % 3 for row in range(120)]
+def test_a_prompt_is_judged_the_same_bit_for_bit_when_its_own_label_is_flipped(kind, folds):
+    """Row 20, with everything at its default: temperatures are fitted."""
+    first, second, label = pairs(n=300)
+    prompts = [f"question {row % 270} of {row % 270 * 7} kinds" for row in range(300)]
+    groups, fold_of = group_prompts(prompts), assign_folds(prompts, folds=folds, seed=1)
     flipped = label.clone()
     flipped[7] = 1 - flipped[7]
-    options = {"kind": kind, "epochs": 4, "calibrate": False}
-    before = cross_fit(first, second, label, folds, **options)
-    after = cross_fit(first, second, flipped, folds, **options)
-    assert torch.equal(before.logits[7], after.logits[7])
+    before, after = (
+        cross_fit(first, second, z, fold_of, kind=kind, groups=groups, epochs=4)
+        for z in (label, flipped)
+    )
+    mine = fold_of[7]
+    same_fold = [row for row in range(300) if fold_of[row] == mine]
+    assert 277 in same_fold  # the same prompt with another pair
+    assert before.temperatures[mine] != 1
+    assert torch.equal(before.logits[same_fold], after.logits[same_fold])
+    ours, theirs = (fitted.models[mine].state_dict() for fitted in (before, after))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(before.logits, after.logits)
 
 
 @pytest.mark.parametrize("kind", ["gpm", "bradley_terry"])
@@ -87,9 +99,9 @@ def test_cross_fitting_finds_a_linear_reward(kind):
     assert fitted.nll < math.log(2) - 0.1
     assert fitted.ece < 0.12
     assert not fitted.in_sample
-    assert all(
-        model.temperature.item() == pytest.approx(fitted.temperature) for model in fitted.models
-    )
+    assert fitted.temperatures == tuple(model.temperature.item() for model in fitted.models)
+    assert min(fitted.temperatures) <= fitted.temperature <= max(fitted.temperatures)
+    assert 0.4 < fitted.remaining_temperature < 1.6
     assert sum(part.count for part in fitted.reliability) == 400
 
 
@@ -121,6 +133,25 @@ def test_the_temperature_undoes_a_known_scale():
     assert fit_temperature(10 * logits, label) == pytest.approx(10, rel=1e-6)
     assert fit_temperature(logits / 10, label) == pytest.approx(0.1, rel=1e-6)
     assert fit_temperature(-logits, label) == 100
+    # as many pairs again that believe the logits: between 1 and 10
+    drawn = fit_temperature(10 * logits, label, prior_pairs=500)
+    assert 1.5 < drawn < 7
+    assert fit_temperature(10 * logits, label, prior_pairs=1e9) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_model_that_was_stopped_early_is_calibrated_and_one_of_few_pairs_is_left_alone():
+    first, second, label = pairs(n=2000)
+    tested = pairs(n=4000, seed=9)
+    scores = {}
+    for calibrate in (True, False):
+        model = fit_preference_model(
+            first, second, label, kind="bradley_terry", epochs=1, calibrate=calibrate
+        )
+        logits = model.pair_logits(*tested[:2])
+        scores[calibrate] = expected_calibration_error(logits, tested[2])
+    assert scores[True] < 0.5 * scores[False]
+    few = fit_preference_model(first[:30], second[:30], label[:30], kind="gpm", epochs=1)
+    assert few.temperature.item() == 1
 
 
 def test_calibration_error_by_hand_and_either_way_round():
