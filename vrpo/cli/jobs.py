@@ -1,6 +1,7 @@
 """``vrpo jobs``: create, list, show, watch, cancel, logs."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from vrpo.cli.job_request import read_request, set_values, upload_local_files
 from vrpo.cli.output import Exit, Json, console, fail, print_json, print_table
 from vrpo.cli.watch import watch_job
 from vrpo.client import TERMINAL, connect, get_json, run_of
+from vrpo.contract.options import job_options, options_markdown
 
 app = typer.Typer(no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="The job's id, ftjob-...")]
@@ -159,3 +161,20 @@ def logs(
             return
         if not page["data"]:
             time.sleep(1.0)
+
+
+@app.command()
+def options(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown page.")] = False,
+    json: Json = False,
+) -> None:
+    """List every option of a job: what it allows, its default and its meaning."""
+    if markdown:
+        typer.echo(options_markdown(), nl=False)
+        return
+    found = job_options()
+    if json:
+        print_json([asdict(option) for option in found])
+        return
+    rows = [[o.path, o.allowed, o.default, o.meaning] for o in found]
+    print_table(["option", "allowed", "default", "meaning"], rows)

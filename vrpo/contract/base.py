@@ -21,4 +21,6 @@ Auto = Literal["auto"]
 class Spec(BaseModel):
     """Base of everything a user submits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

@@ -14,11 +14,13 @@ class Hyperparameters(Spec):
     """What every method takes; ``auto`` becomes a number when the job is created."""
 
     n_epochs: Annotated[int, Field(ge=1, le=100)] | Auto = "auto"
+    """Passes over the training rows; ``auto``: 1."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     """Prompts per optimizer step."""
     learning_rate_multiplier: Annotated[float, Field(gt=0, le=1000)] | Auto = "auto"
     """Scales the method's default learning rate; ignored where ``learning_rate`` is given."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
+    """``auto``: 5e-6, or 2e-5 for ``supervised``; ten times that for an adapter."""
 
 
 class PreferenceHyperparameters(Hyperparameters):
@@ -47,8 +49,11 @@ class ReferenceSpec(Spec):
     pool_labelled: bool = True
     """Whether the two labelled responses join the K samples in the all-pairs sum."""
     temperature: float = Field(default=1.0, gt=0, le=5)
+    """Other than 1, the samples are not the reference policy's own."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Below 1 the samples are not the reference policy's own."""
     max_new_tokens: int = Field(default=256, ge=1, le=8192)
+    """Longer completions are cut off; use the limit that the labelled ones had."""
     sampler: Literal["transformers", "vllm"] = "transformers"
     """``vllm`` needs a GPU and the extra of that name on the workers."""
 
@@ -75,7 +80,9 @@ class PreferenceSpec(Spec):
     n_epochs: int = Field(default=30, ge=1, le=1000)
     """Of ``fit``; ``implicit`` trains as long as the policy does."""
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    """Of ``fit``."""
     weight_decay: float = Field(default=1e-2, ge=0, le=10)
+    """Of ``fit``."""
 
     @model_validator(mode="after")
     def _check_judge(self) -> Self:
@@ -88,7 +95,9 @@ class RewardSpec(Spec):
     """The reward model of the two-stage scheme, trained with the VRPO loss."""
 
     n_epochs: int = Field(default=1, ge=1, le=100)
+    """Passes over the training rows."""
     batch_size: int = Field(default=16, ge=1, le=4096)
+    """Prompts per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Auto = "auto"
     """``auto``: 1e-5 for all weights, 1e-4 for an adapter."""
 
@@ -103,10 +112,13 @@ class RlSpec(Spec):
     samples_per_prompt: int = Field(default=4, ge=2, le=64)
     """Completions in a group."""
     max_new_tokens: int = Field(default=256, ge=1, le=8192)
+    """Longer completions are cut off, and scored as they are."""
     temperature: float = Field(default=1.0, gt=0, le=5)
+    """Of the samples that the policy learns from."""
     updates_per_batch: int = Field(default=1, ge=1, le=16)
     """Optimizer steps on the same completions; beyond the first the ratio is clipped."""
     clip_range: float = Field(default=0.2, gt=0, le=1)
+    """How far the ratio of new to old probability may move the loss."""
     normalize_rewards: bool = True
     """Whether rewards are centred and scaled by their moments on the anchor's samples."""
 
@@ -121,6 +133,7 @@ class VrpoSpec(Spec):
     """``one_stage``: the loss on the policy's implicit reward. ``two_stage``: the loss on a reward
     model, then policy optimisation against it."""
     loss: Literal["sigmoid", "ipo", "hinge", "ramp"] = "sigmoid"
+    """The loss of a pair; ``ramp`` is the authors' truncated hinge."""
     hyperparameters: VrpoHyperparameters = VrpoHyperparameters()
     reference: ReferenceSpec = ReferenceSpec()
     preference: PreferenceSpec = PreferenceSpec()

@@ -26,12 +26,18 @@ class CreateJob(Spec):
     """``POST /v1/fine_tuning/jobs``."""
 
     model: Text = Field(min_length=1, max_length=256)
+    """A model of the operator's list, or one that an earlier job made."""
     training_file: Text = Field(min_length=1, max_length=64)
+    """The id of an uploaded file."""
     validation_file: Text | None = Field(default=None, min_length=1, max_length=64)
+    """Without one, prompts of the training file are held out."""
     method: Method
     seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """null: drawn, and shown in the job."""
     suffix: Text | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[\w.\-]+$")
+    """Becomes part of the fine-tuned model's name."""
     metadata: Metadata | None = None
+    """Up to 16 texts of your own, to find jobs by."""
     run: RunSpec = RunSpec()
 
 
