@@ -4,11 +4,12 @@ from vrpo.engine.batching import epoch_order, padded_groups, token_budget_groups
 from vrpo.engine.checkpoints import find_latest, load_checkpoint, save_checkpoint
 from vrpo.engine.engine import Engine, Outputs
 from vrpo.engine.examples import Example, make_example
-from vrpo.engine.training import StepResult, Trainer
+from vrpo.engine.training import Forward, StepResult, Trainer
 
 __all__ = [
     "Engine",
     "Example",
+    "Forward",
     "Outputs",
     "StepResult",
     "Trainer",

@@ -68,7 +68,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonVa
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     weights = load_file(path / "weights.safetensors")
     with torch.no_grad():
-        for name, parameter in trainer.engine.model.named_parameters():
+        for name, parameter in trainer.module.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(weights[name])
     _load_optimizer_state(trainer.optimizer, load_file(path / "optimizer.safetensors"))
@@ -97,7 +97,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _trainable(trainer: Trainer) -> dict[str, Tensor]:
     return {
         name: parameter.detach().contiguous()
-        for name, parameter in trainer.engine.model.named_parameters()
+        for name, parameter in trainer.module.named_parameters()
         if parameter.requires_grad
     }
 

@@ -1,6 +1,6 @@
-"""One optimizer step from examples and a loss of their log-probs.
+"""One optimizer step from examples and a loss of their values: log-probs, or scores of a head.
 
-The loss of a preference method depends on the weights only through the log-probs of a prompt's
+The loss of a preference method depends on the weights only through one value for each of a prompt's
 completions. So micro-batches hold whole prompts and need no second forward; and where the
 completions of one prompt do not fit, gradient caching (method.md 3.0) splits even them, exactly.
 
@@ -9,10 +9,10 @@ Letters: B examples of the step, b of a micro-batch, C completions of an example
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,7 +23,14 @@ from vrpo.engine.schedule import Schedule, learning_rate_factor
 from vrpo.errors import NumericalError
 
 Loss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
-"""``loss(logprobs_bC, mask_bC, indices) -> (b,)``: one value per example, not reduced."""
+"""``loss(values_bC, mask_bC, indices) -> (b,)``: one loss per example, not reduced."""
+
+
+class Forward(Protocol):
+    """What the loss is taken of: ``Engine.logprobs``, or a reward model's scores."""
+
+    def __call__(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
+        """Return (C,) per example, each value of its completion alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class StepResult:
     """What one step computed, before the weights moved."""
 
     losses_B: Tensor
-    logprobs_BC: Tensor
+    values_BC: Tensor
     """Zero where ``mask_BC`` is False."""
     mask_BC: Tensor
     grad_norm: float
@@ -54,9 +61,14 @@ class Trainer:
         max_grad_norm: float = 1.0,
         micro_batch_tokens: int = 4096,
         gradient_caching: Literal["auto", True, False] = "auto",
+        module: nn.Module | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.engine = engine
-        self.parameters = [p for p in engine.model.parameters() if p.requires_grad]
+        self.module = module or engine.model
+        """What is trained: the engine's model, or one that holds it and a head."""
+        self.forward = forward or engine.logprobs
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         decayed = [p for p in self.parameters if p.dim() >= 2]
         others = [p for p in self.parameters if p.dim() < 2]
         self.optimizer = torch.optim.AdamW(
@@ -88,7 +100,7 @@ class Trainer:
         too_long = max(e.num_tokens for e in examples) > self._micro_batch_tokens
         cached = self._gradient_caching is True or (self._gradient_caching == "auto" and too_long)
         accumulate = self._accumulate_cached if cached else self._accumulate
-        losses, logprobs = accumulate(examples, loss, normaliser)
+        losses, values = accumulate(examples, loss, normaliser)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
         if not bool(torch.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
@@ -96,31 +108,31 @@ class Trainer:
         rate = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
-        logprobs_BC, mask_BC = _pad(logprobs)
-        return StepResult(losses, logprobs_BC, mask_BC, float(grad_norm), rate)
+        values_BC, mask_BC = _pad(values)
+        return StepResult(losses, values_BC, mask_BC, float(grad_norm), rate)
 
     def _accumulate(
         self, examples: Sequence[Example], loss: Loss, normaliser: float
     ) -> tuple[Tensor, list[Tensor]]:
         losses = torch.zeros(len(examples))
-        logprobs: list[Tensor] = [torch.empty(0)] * len(examples)
+        values: list[Tensor] = [torch.empty(0)] * len(examples)
         lengths = [example.num_tokens for example in examples]
         # a row at a time: its activations are freed before the next one's are made
         max_tokens = min(self._micro_batch_tokens, self.engine.max_row_tokens)
         for group in token_budget_groups(lengths, max_tokens=max_tokens):
-            found = self.engine.logprobs([examples[i] for i in group], grad=True)
-            values_b = _checked(loss(*_pad(found), group), group)
-            (values_b.sum() / normaliser).backward()  # type: ignore[no-untyped-call]
+            found = self.forward([examples[i] for i in group], grad=True)
+            losses_b = _checked(loss(*_pad(found), group), group)
+            (losses_b.sum() / normaliser).backward()  # type: ignore[no-untyped-call]
             for place, index in enumerate(group):
-                losses[index] = values_b[place].detach()
-                logprobs[index] = found[place].detach()
-        return losses, logprobs
+                losses[index] = losses_b[place].detach()
+                values[index] = found[place].detach()
+        return losses, values
 
     def _accumulate_cached(
         self, examples: Sequence[Example], loss: Loss, normaliser: float
     ) -> tuple[Tensor, list[Tensor]]:
-        logprobs = [outputs.logprobs_C for outputs in self.engine.score(examples)]
-        padded_BC, mask_BC = _pad(logprobs)
+        values = self.forward(examples, grad=False)
+        padded_BC, mask_BC = _pad(values)
         leaf_BC = padded_BC.detach().requires_grad_()
         indices = list(range(len(examples)))
         losses = _checked(loss(leaf_BC, mask_BC, indices), indices)
@@ -135,13 +147,13 @@ class Trainer:
         ]
         lengths = [part.num_tokens for part in parts]
         for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
-            found = self.engine.logprobs([parts[place] for place in group], grad=True)
+            found = self.forward([parts[place] for place in group], grad=True)
             total = torch.zeros((), device=leaf_BC.device, dtype=leaf_BC.dtype)
-            for place, logprobs_C in zip(group, found, strict=True):
+            for place, values_C in zip(group, found, strict=True):
                 index, first, last = pieces[place]
-                total = total + (weight_BC[index, first:last] * logprobs_C).sum()
+                total = total + (weight_BC[index, first:last] * values_C).sum()
             total.backward()  # type: ignore[no-untyped-call]
-        return losses.detach().cpu(), logprobs
+        return losses.detach().cpu(), values
 
 
 def _completion_pieces(example: Example, max_tokens: int) -> list[tuple[int, int]]:

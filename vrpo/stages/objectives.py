@@ -1,10 +1,13 @@
 """What training stages minimise: the VRPO loss (DPO where nothing is sampled), and SFT.
 
+The VRPO loss is one of rewards: the implicit ones of a policy, or a reward model's scores.
+
 Letters: B examples of a batch, C = 2 + K completions, K samples.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from pydantic import JsonValue
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from vrpo.contract.base import Spec
 from vrpo.control import ControlWeight, control_statistics
-from vrpo.engine import Engine, Example, StepResult
+from vrpo.engine import Example, Forward, StepResult
 from vrpo.losses import LossName, vrpo_loss, vrpo_terms
 
 PROBE_EVERY = 8
@@ -35,28 +38,34 @@ class PreferenceData:
     weight_N: Tensor
 
 
+class LossOptions(TypedDict):
+    """Keyword arguments of ``vrpo_loss`` that stay the same over a training."""
+
+    loss: LossName
+    pool: bool
+    margin_clip: float | None
+    tau: float | None
+
+
 class PreferenceObjective:
-    """The VRPO loss on the implicit reward, with its control weight and its metrics."""
+    """The VRPO loss on the implicit reward, with its control weight and its metrics.
+
+    With ``beta`` None the model's values are rewards themselves: a reward model's scores.
+    """
 
     def __init__(
         self,
         examples: Sequence[Example],
         data: PreferenceData,
         *,
-        beta: float,
-        loss: LossName = "sigmoid",
+        beta: float | None,
+        options: LossOptions,
         control: ControlWeight | None = None,
-        pool: bool = True,
-        margin_clip: float | None = None,
-        tau: float | None = None,
     ) -> None:
         self._examples = examples
         self._data = data
         self._beta = beta
-        self._loss: LossName = loss
-        self._pool = pool
-        self._margin_clip = margin_clip
-        self._tau = tau
+        self._options = options
         self.control = control or ControlWeight(0.0)
         self.statistics: list[tuple[float, float]] = []
         """(a, d) of the prompts probed so far: method.md 3.b."""
@@ -65,7 +74,7 @@ class PreferenceObjective:
         self._steps = 0
         self._scored: list[list[float]] | None = None
 
-    def before_step(self, engine: Engine, batch: Sequence[int], following: Sequence[int]) -> None:
+    def before_step(self, forward: Forward, batch: Sequence[int], following: Sequence[int]) -> None:
         """Score the following batch too, where its rewards' change over this step is wanted.
 
         The direction of the step does not depend on that batch, so the statistics of lambda that
@@ -74,23 +83,20 @@ class PreferenceObjective:
         wanted = self.control.estimate is None or self._steps % PROBE_EVERY == 0
         self._scored = None
         if self._has_samples and wanted and following:
-            scored = engine.score([self._examples[index] for index in following])
-            self._scored = [outputs.logprobs_C.tolist() for outputs in scored]
+            scored = forward([self._examples[index] for index in following], grad=False)
+            self._scored = [values_C.tolist() for values_C in scored]
 
-    def loss(self, logprobs: Tensor, mask: Tensor, batch: Sequence[int]) -> Tensor:
+    def loss(self, values: Tensor, mask: Tensor, batch: Sequence[int]) -> Tensor:
         """Return the weighted loss of each example."""
-        rewards = self._rewards(logprobs, batch)
+        rewards = self._rewards(values, batch)
         rows = torch.tensor(batch)
         losses = vrpo_loss(
             rewards,
             self._data.preference_NCC[rows].to(rewards),
             self._data.label_N[rows].to(rewards),
             control_weight=self.control.current,
-            pool=self._pool,
-            loss=self._loss,
-            margin_clip=self._margin_clip,
-            tau=self._tau,
             sample_mask=self._data.sample_mask_NK[rows].to(rewards.device),
+            **self._options,
         )
         return losses * self._data.weight_N[rows].to(rewards)
 
@@ -100,8 +106,8 @@ class PreferenceObjective:
 
     def after_step(self, result: StepResult, batch: Sequence[int]) -> Mapping[str, float]:
         """Return TRL's metrics and the terms of the loss; update lambda where it was probed."""
-        logprobs = result.logprobs_BC.cpu()
-        rewards = self._rewards(logprobs, batch)
+        values = result.values_BC.cpu()
+        rewards = self._rewards(values, batch)
         rows = torch.tensor(batch)
         label = self._data.label_N[rows]
         margin = rewards[:, 0] - rewards[:, 1]
@@ -113,12 +119,15 @@ class PreferenceObjective:
             "rewards/rejected": other.mean().item(),
             "rewards/margins": (margin * sign).mean().item(),
             "rewards/accuracies": (margin * sign > 0).float().mean().item(),
-            "logps/chosen": logprobs[:, 0].mean().item(),
-            "logps/rejected": logprobs[:, 1].mean().item(),
         }
+        if self._beta is not None:
+            metrics |= {
+                "logps/chosen": values[:, 0].mean().item(),
+                "logps/rejected": values[:, 1].mean().item(),
+            }
         if self._has_samples:
             metrics |= self._sampled_metrics(rewards, rows)
-            self._probe(rewards, logprobs, rows, batch)
+            self._probe(rewards, values, rows, batch)
             metrics["vrpo/control_weight"] = self.control.current
             if self.control.standard_error is not None:
                 metrics["vrpo/control_weight_se"] = self.control.standard_error
@@ -143,13 +152,14 @@ class PreferenceObjective:
         self._steps = saved.steps
         self.statistics = list(saved.statistics)
 
-    def _rewards(self, logprobs: Tensor, batch: Sequence[int]) -> Tensor:
+    def _rewards(self, values: Tensor, batch: Sequence[int]) -> Tensor:
         rows = torch.tensor(batch)
-        width = logprobs.shape[1]
-        missing = self._data.anchor_NC.shape[1] - width
-        padded = torch.nn.functional.pad(logprobs, (0, missing)) if missing else logprobs
+        missing = self._data.anchor_NC.shape[1] - values.shape[1]
+        padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
+        if self._beta is None:
+            return padded
         ratio = padded - self._data.anchor_NC[rows].to(padded)
-        if self._loss == "ipo":
+        if self._options["loss"] == "ipo":
             return ratio / self._data.length_NC[rows].to(padded)
         return self._beta * ratio
 
@@ -158,14 +168,11 @@ class PreferenceObjective:
             rewards,
             self._data.preference_NCC[rows],
             self._data.label_N[rows],
-            pool=self._pool,
-            loss=self._loss,
-            margin_clip=self._margin_clip,
-            tau=self._tau,
             sample_mask=self._data.sample_mask_NK[rows],
+            **self._options,
         )
         mask = self._data.sample_mask_NK[rows]
-        clip = self._margin_clip
+        clip = self._options["margin_clip"]
         return {
             "vrpo/observed": terms.observed.mean().item(),
             "vrpo/predicted": terms.predicted.mean().item(),
@@ -176,23 +183,20 @@ class PreferenceObjective:
             else (terms.margin.abs() >= clip).float().mean().item(),
         }
 
-    def _probe(self, rewards: Tensor, logprobs: Tensor, rows: Tensor, batch: Sequence[int]) -> None:
+    def _probe(self, rewards: Tensor, values: Tensor, rows: Tensor, batch: Sequence[int]) -> None:
         if self._before is None:
             return
-        before = torch.zeros_like(logprobs)
-        for place, values in enumerate(self._before):
-            before[place, : len(values)] = torch.tensor(values)
+        before = torch.zeros_like(values)
+        for place, former in enumerate(self._before):
+            before[place, : len(former)] = torch.tensor(former)
         direction = rewards - self._rewards(before, batch)
         a, d = control_statistics(
             rewards,
             direction,
             self._data.preference_NCC[rows],
             self._data.label_N[rows],
-            pool=self._pool,
-            loss=self._loss,
-            margin_clip=self._margin_clip,
-            tau=self._tau,
             sample_mask=self._data.sample_mask_NK[rows],
+            **self._options,
         )
         self.control.update(a, d)
         pairs = list(zip(a.tolist(), d.tolist(), strict=True))
@@ -212,12 +216,12 @@ class SupervisedObjective:
     def __init__(self, examples: Sequence[Example]) -> None:
         self._tokens = [float(example.num_completion_tokens) for example in examples]
 
-    def before_step(self, engine: Engine, batch: Sequence[int], following: Sequence[int]) -> None:
+    def before_step(self, forward: Forward, batch: Sequence[int], following: Sequence[int]) -> None:
         """Look at nothing."""
 
-    def loss(self, logprobs: Tensor, mask: Tensor, batch: Sequence[int]) -> Tensor:
+    def loss(self, values: Tensor, mask: Tensor, batch: Sequence[int]) -> Tensor:
         """Return minus the log-prob of all completions of each example."""
-        return -(logprobs * mask).sum(dim=1)
+        return -(values * mask).sum(dim=1)
 
     def weight(self, batch: Sequence[int]) -> float:
         """Return the number of completion tokens."""

@@ -101,9 +101,11 @@ def _objective(task: StageTask, config: Config) -> tuple[list[Example], Objectiv
         examples,
         data,
         beta=config.hyperparameters.beta,
-        loss=loss,
+        options={
+            "loss": loss,
+            "pool": method.pool_labelled,
+            "margin_clip": method.margin_clip,
+            "tau": method.tau,
+        },
         control=ControlWeight(method.control_weight),
-        pool=method.pool_labelled,
-        margin_clip=method.margin_clip,
-        tau=method.tau,
     )

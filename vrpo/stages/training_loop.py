@@ -23,6 +23,7 @@ from vrpo.contract.task import StageTask
 from vrpo.engine import (
     Engine,
     Example,
+    Forward,
     StepResult,
     Trainer,
     epoch_order,
@@ -49,11 +50,11 @@ class TrainerConfig(Spec):
 class Objective(Protocol):
     """A loss with a memory: what the loop trains on."""
 
-    def before_step(self, engine: Engine, batch: Sequence[int], following: Sequence[int]) -> None:
+    def before_step(self, forward: Forward, batch: Sequence[int], following: Sequence[int]) -> None:
         """Look at the batch about to be trained on, and at the one behind it."""
 
-    def loss(self, logprobs: Any, mask: Any, batch: Sequence[int]) -> Any:
-        """Return (b,) losses for (b, C) log-probs of the examples ``batch``."""
+    def loss(self, values: Any, mask: Any, batch: Sequence[int]) -> Any:
+        """Return (b,) losses for (b, C) values of the examples ``batch``."""
 
     def weight(self, batch: Sequence[int]) -> float:
         """Return the sum of the examples' weights: what the loss is divided by."""
@@ -140,7 +141,8 @@ def train(
     for step in range(first, len(batches)):
         context.raise_if_cancelled()
         batch = batches[step]
-        objective.before_step(engine, batch, batches[step + 1] if step + 1 < len(batches) else [])
+        following = batches[step + 1] if step + 1 < len(batches) else []
+        objective.before_step(trainer.forward, batch, following)
         chosen = [examples[index] for index in batch]
         loss = partial(_loss_of_places, objective, batch)
         try:
@@ -176,9 +178,9 @@ def save_model(model: nn.Module, folder: Path) -> None:
 
 
 def _loss_of_places(
-    objective: Objective, batch: Sequence[int], logprobs: Any, mask: Any, places: Sequence[int]
+    objective: Objective, batch: Sequence[int], values: Any, mask: Any, places: Sequence[int]
 ) -> Any:
-    return objective.loss(logprobs, mask, [batch[place] for place in places])
+    return objective.loss(values, mask, [batch[place] for place in places])
 
 
 def _batches(count: int, size: int, *, epochs: int, seed: int) -> list[list[int]]:
