@@ -139,7 +139,7 @@ def _summary(job: Any, folder: Path, url: str) -> None:
     for label, name in (
         ("win rate by the gold judge", "win_rate"),
         ("mean gold reward, policy", "policy_reward"),
-        ("mean gold reward, reference", "reference_reward"),
+        ("mean gold reward, reference", "opponent_reward"),
         ("gain in gold reward", "reward_gain"),
         ("KL(policy || reference), nats", "kl"),
         ("preference accuracy", "preference_accuracy"),

@@ -25,12 +25,16 @@ class PipelineRun:
         model: Path,
         files: Mapping[str, Path],
         judge: JudgeSource | None = None,
+        other_models: Mapping[str, Path] | None = None,
     ) -> None:
         self.folder = folder
         self.spec = resolve(CreateJob.model_validate(request), seed=7)
         self.model = ModelSource(path=str(model))
         self.files = {name: str(path) for name, path in files.items()}
         self.judge = judge
+        self.other_models = {
+            role: ModelSource(path=str(path)) for role, path in (other_models or {}).items()
+        }
         self.outputs: dict[StageName, Path] = {}
         self.keys: dict[StageName, str] = {}
         self.summaries: dict[StageName, dict[str, Any]] = {}
@@ -70,7 +74,7 @@ class PipelineRun:
             options=dict(stage.options),
             inputs={name: str(self.outputs[name]) for name in stage.inputs},
             files=self.files if stage.reads_files else {},
-            models=dict.fromkeys(stage.models, self.model),
+            models={role: self.other_models.get(role, self.model) for role in stage.models},
             judge=self.judge if stage.judge else None,
             seed=self.spec.seed,
             workdir=str(workdir),

@@ -261,7 +261,7 @@ def test_the_report_escapes_whatever_comes_from_the_data(job):
     report["checks"] = [
         {"name": HOSTILE, "value": {HOSTILE: HOSTILE}, "alarm": True, "meaning": HOSTILE}
     ]
-    report["samples"] = [{"prompt": HOSTILE, "policy": HOSTILE, "reference": HOSTILE}]
+    report["samples"] = [{"prompt": HOSTILE, "policy": HOSTILE, "opponent": HOSTILE}]
     html = render_html(report)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 10

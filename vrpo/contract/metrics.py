@@ -1,5 +1,6 @@
 """The numbers that stages report while they run: what each one means, and in what unit."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,9 +43,29 @@ METRICS: Mapping[str, Metric] = {
     "eval/held_out_rows": Metric("Rows held out from training", "rows"),
     "eval/prompts": Metric("Held-out prompts that both models answered", "prompts"),
     "eval/valid_loss": Metric("Loss on held-out rows", "nats"),
+    "eval/reference_valid_loss": Metric("The same loss of the model before training", "nats"),
     "eval/reward_margin": Metric("Mean reward of the preferred minus the other completion", "1"),
+    "eval/reward_margin_se": Metric("Standard error of that mean", "1"),
+    "eval/preferred_drift": Metric(
+        "Change of the log-prob of held-out preferred completions by training", "nats"
+    ),
+    "eval/preferred_drift_se": Metric("Standard error of that mean", "nats"),
+    "eval/rejected_drift": Metric(
+        "Change of the log-prob of the other held-out completions by training", "nats"
+    ),
+    "eval/kl_se": Metric("Standard error of eval/kl, over prompts", "nats"),
+    "eval/kl_per_token": Metric("KL(policy || reference policy) for each token", "nats"),
+    "eval/policy_entropy": Metric("Entropy of the policy for each token it samples", "nats"),
+    "eval/reference_cross_entropy": Metric(
+        "What a token of the policy costs under the reference policy", "nats"
+    ),
     "eval/policy_tokens": Metric("Mean length of the policy's answers", "tokens"),
-    "eval/reference_tokens": Metric("Mean length of the reference policy's answers", "tokens"),
+    "eval/opponent_tokens": Metric("Mean length of the opponent's answers", "tokens"),
+    "eval/tie_share": Metric(
+        "Share of contests without a winner: equal answers, or a judge whose verdict turned with "
+        "the order",
+        "1",
+    ),
 }
 """Name -> metric, besides those with an interval."""
 
@@ -52,13 +73,29 @@ INTERVALS: Mapping[str, Metric] = {
     "eval/preference_accuracy": Metric("Share of held-out labels the reward agrees with", "1"),
     "eval/kl": Metric("KL(policy || reference policy) on the policy's answers", "nats"),
     "eval/win_rate": Metric("Share of contests that the policy wins by the judge", "1"),
+    "eval/win_rate_length_controlled": Metric(
+        "Win rate that answers of equal length would have", "1"
+    ),
     "eval/policy_reward": Metric("Mean reward that the judge gives the policy's answers", "1"),
-    "eval/reference_reward": Metric("Mean reward that the judge gives the reference's", "1"),
-    "eval/reward_gain": Metric("Mean reward of the policy's answers minus the reference's", "1"),
+    "eval/opponent_reward": Metric("Mean reward that the judge gives the opponent's", "1"),
+    "eval/reward_gain": Metric("Mean reward of the policy's answers minus the opponent's", "1"),
+    "eval/model_policy_reward": Metric(
+        "Mean reward that the job's reward model gives the policy's answers", "1"
+    ),
+    "eval/model_opponent_reward": Metric(
+        "Mean reward that the job's reward model gives the opponent's answers", "1"
+    ),
+    "eval/model_reward_gain": Metric("Difference of the two", "1"),
 }
 """Name -> metric; ``name_low`` and ``name_high`` are its 95 % limits."""
 
+_TEMPERATURE = re.compile(r"^eval/temperature_[0-9.e+-]+/")
+
 
 def metric(name: str) -> Metric | None:
-    """Return what a reported name means, or None for a name that no stage reports."""
+    """Return what a reported name means, or None for a name that no stage reports.
+
+    ``eval/temperature_0.5/win_rate`` means ``eval/win_rate`` at that temperature.
+    """
+    name = _TEMPERATURE.sub("eval/", name)
     return METRICS.get(name) or INTERVALS.get(name.removesuffix("_low").removesuffix("_high"))

@@ -75,7 +75,7 @@ def plan(spec: JobSpec) -> list[PlannedStage]:
             inputs=[*inputs, StageName.SCORE],
             trains=True,
         )
-        stages.evaluate(preference_judge=None)
+        stages.evaluate(preference_judge=None, inputs=[StageName.SCORE])
     else:
         _plan_vrpo(stages, spec.method.vrpo)
     stages.publish()
@@ -128,9 +128,11 @@ def _plan_vrpo(stages: "_Stages", vrpo: VrpoSpec) -> None:
         inputs = [StageName.PREPARE_DATA, StageName.TRAIN_REWARD]
     stages.add(StageName.TRAIN_POLICY, config, inputs=inputs, trains=True)
     is_fitted = StageName.FIT_PREFERENCE in known
+    probed = [name for name in inputs if name is not StageName.PREPARE_DATA]
     stages.evaluate(
         preference_judge=PREFERENCE_JUDGE if is_fitted else preference.judge,
-        inputs=[StageName.FIT_PREFERENCE] if is_fitted else [],
+        judge_inputs=[StageName.FIT_PREFERENCE] if is_fitted else [],
+        inputs=probed if vrpo.scheme == "one_stage" else [],
         models=backbone,
         reward=vrpo.scheme == "two_stage",
     )
@@ -236,15 +238,20 @@ class _Stages:
         *,
         preference_judge: str | None,
         inputs: Sequence[StageName] = (),
+        judge_inputs: Sequence[StageName] = (),
         models: Sequence[str] = (),
         reward: bool = False,
     ) -> None:
-        """Add the evaluation; ``preference_judge`` answers to the name ``PREFERENCE_JUDGE``."""
+        """Add the evaluation; ``preference_judge`` answers to the name ``PREFERENCE_JUDGE``.
+
+        ``inputs`` are what the diagnostics of the trained policy are taken from, ``judge_inputs``
+        what the job's own preference model is loaded from.
+        """
         evaluation = self.spec.run.eval
         is_own = evaluation.judge == PREFERENCE_JUDGE
         judge = preference_judge if is_own else evaluation.judge
-        needed = [StageName.PREPARE_DATA, StageName.TRAIN_POLICY]
-        needed += inputs if is_own else []
+        needed = [StageName.PREPARE_DATA, StageName.TRAIN_POLICY, *inputs]
+        needed += judge_inputs if is_own else []
         if reward:
             needed.append(StageName.TRAIN_REWARD)
         opponent = ["opponent"] if "opponent" in self._roles else []

@@ -116,7 +116,7 @@ def render_html(report: Mapping[str, Any]) -> str:
     )
     samples = "".join(
         f"<tr><td>{_text(s['prompt'])}</td><td>{_text(s['policy'])}</td>"
-        f"<td>{_text(s['reference'])}</td></tr>"
+        f"<td>{_text(s['opponent'])}</td></tr>"
         for s in report["samples"]
     )
     curve = reliability_plot(report["reliability"]) if report["reliability"] else ""
@@ -128,7 +128,7 @@ def render_html(report: Mapping[str, Any]) -> str:
         f"<p class='verdict'>{_text(report['verdict'])}</p>"
         f"<h2>Evaluation</h2>{interval_plot(report['evaluation'])}<table>{evaluation}</table>"
         f"<h2>Is the correction right?</h2><table>{checks}</table>{curve}"
-        "<h2>Answers</h2><table><tr><th>Prompt</th><th>Policy</th><th>Reference</th></tr>"
+        "<h2>Answers</h2><table><tr><th>Prompt</th><th>Policy</th><th>Opponent</th></tr>"
         f"{samples}</table></html>"
     )
 

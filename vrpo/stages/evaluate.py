@@ -1,7 +1,9 @@
-"""Stage ``evaluate``: policy and reference policy answer the same held-out prompts.
+"""Stage ``evaluate``: policy and opponent answer the same held-out prompts, and a judge compares.
 
-Reports the win rate with its interval, gold rewards where the judge gives them, KL(policy ||
-reference) on the policy's own samples, and preference accuracy on held-out pairs.
+The opponent is the reference policy, or the model that ``eval.opponent`` names. Reports win rates
+with their intervals, at each temperature; rewards where the judge or a reward model gives them;
+KL(policy || reference) on the policy's own samples; and the policy on held-out pairs. Leaves the
+policy's log-probs on a few training prompts for the diagnostics of the report.
 """
 
 import json
@@ -11,27 +13,39 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
 
 from vrpo.contract.base import Spec
 from vrpo.contract.pipeline import PREFERENCE_JUDGE
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import HELD_OUT, examples_of, read_rows
-from vrpo.data.tokenise import TokenisedRow, end_ids
-from vrpo.engine import Engine, make_example
+from vrpo.data.tokenise import TokenisedRow
+from vrpo.engine import Engine
+from vrpo.evaluate.contest import (
+    Answers,
+    Contestant,
+    contest_figures,
+    length_figures,
+    pair_up,
+    prompts_for,
+)
+from vrpo.evaluate.divergence import divergence
+from vrpo.evaluate.held_out import language_model_loss, preference_figures
 from vrpo.evaluate.judges import Contest, Judge, PreferenceModelJudge, Verdict, listed_judge
-from vrpo.generation import Completion, sample_completions
+from vrpo.evaluate.probe import probed_places, write_probe
 from vrpo.models import load_model, load_tokenizer
 from vrpo.preference import load_models
 from vrpo.stages.context import StageContext
 from vrpo.stages.fit_preference import HEADS, backbone_source
+from vrpo.stages.score import labelled_and_sampled
 from vrpo.stages.training_loop import MODEL
-from vrpo.statistics import Interval, bootstrap_interval, wilson_interval
 
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.jsonl"
 HELD_OUT_LOGPROBS = "held_out_logprobs.jsonl"
+REFERENCE = "reference"
+KL_TEMPERATURE = 1.0
+"""Only samples at temperature 1 follow the policy, and so give its divergence."""
 
 
 class Config(Spec):
@@ -42,7 +56,7 @@ class Config(Spec):
     max_new_tokens: int
     temperature: float
     extra_temperatures: tuple[float, ...] = ()
-    opponent: str = "reference"
+    opponent: str = REFERENCE
     judge: str | None
     method: str
     beta: float | None
@@ -50,25 +64,25 @@ class Config(Spec):
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Write ``evaluation.json``, ``samples.jsonl`` and ``held_out_logprobs.jsonl``."""
+    """Write ``evaluation.json``, ``samples.jsonl``, ``held_out_logprobs.jsonl`` and the probe."""
     config = Config.model_validate(task.config)
     rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / HELD_OUT)
     prompts = list({row.prompt_text: row for row in rows}.values())[: config.prompts]
-    reference = Engine(load_model(task.models["base"], device=context.device))
-    policy = Engine(load_model(policy_source(task), device=context.device))
-    total = 2 * len(prompts) + len(rows)
-    result: dict[str, JsonValue] = {"held_out_rows": len(rows), "prompts": len(prompts)}
+    models = _Models(task, config, context)
+    result: dict[str, JsonValue] = {
+        "held_out_rows": len(rows),
+        "prompts": len(prompts),
+        "opponent": config.opponent,
+    }
     if rows:
-        result |= _held_out(task, config, rows, policy, reference, context)
-        context.progress(len(rows), total, "answers")
-    if prompts and config.max_new_tokens:
-        answers = _answers(task, config, prompts, policy, reference, context)
-        result |= _contest(task, config, prompts, answers, policy, reference, context)
+        result |= _held_out(config, rows, models, context)
+    if prompts and config.samples_per_prompt:
+        result |= _contests(task, config, prompts, models, context)
     else:
-        context.log("warn", "no held-out prompts: policy and reference were not compared")
+        context.log("warn", "no held-out prompts: policy and opponent were not compared")
+    _probe(task, models.policy.engine, context)
     (context.workdir / EVALUATION).write_text(json.dumps(result, indent=2))
-    numbers = {f"eval/{k}": float(v) for k, v in result.items() if isinstance(v, int | float)}
-    context.report(1, numbers)
+    context.report(1, _metrics(result))
     return result
 
 
@@ -80,24 +94,40 @@ def policy_source(task: StageTask) -> ModelSource:
     return ModelSource(path=str(folder))
 
 
+class _Models:
+    """The policy, its reference and the opponent, which is the reference where none is named."""
+
+    def __init__(self, task: StageTask, config: Config, context: StageContext) -> None:
+        tokenizer = load_tokenizer(task.models["base"])
+
+        def engine(source: ModelSource) -> Engine:
+            return Engine(load_model(source, device=context.device))
+
+        self.policy = Contestant(engine(policy_source(task)), tokenizer)
+        self.reference = Contestant(engine(task.models["base"]), tokenizer)
+        self.opponent = self.reference
+        if config.opponent != REFERENCE:
+            source = task.models["opponent"]
+            self.opponent = Contestant(engine(source), load_tokenizer(source))
+
+
 def _held_out(
-    task: StageTask,
-    config: Config,
-    rows: Sequence[TokenisedRow],
-    policy: Engine,
-    reference: Engine,
-    context: StageContext,
+    config: Config, rows: Sequence[TokenisedRow], models: _Models, context: StageContext
 ) -> dict[str, JsonValue]:
     examples = examples_of(rows)
-    after, before = (
-        [
-            outputs.logprobs_C.cpu()
-            for outputs in engine.score(examples, raise_if_cancelled=context.raise_if_cancelled)
-        ]
-        for engine in (policy, reference)
+    ours, theirs = (
+        torch.stack(
+            [
+                outputs.logprobs_C.cpu()
+                for outputs in contestant.engine.score(
+                    examples, raise_if_cancelled=context.raise_if_cancelled
+                )
+            ]
+        )
+        for contestant in (models.policy, models.reference)
     )
     with (context.workdir / HELD_OUT_LOGPROBS).open("w", encoding="utf-8") as lines:
-        for row, new, old in zip(rows, after, before, strict=True):
+        for row, new, old in zip(rows, ours, theirs, strict=True):
             value = {
                 "prompt_ids": row.prompt_ids,
                 "completions": row.completions,
@@ -107,125 +137,73 @@ def _held_out(
             lines.write(json.dumps(value) + "\n")
     if config.beta is None:
         tokens = sum(example.num_completion_tokens for example in examples)
-        loss = -sum(float(new.sum()) for new in after) / tokens
-        return {"valid_loss": loss}
-    margins = torch.stack(after) - torch.stack(before)
-    margin_N = config.beta * (margins[:, 0] - margins[:, 1])
+        return language_model_loss(ours, theirs, tokens=tokens)
     label_N = torch.tensor([row.label for row in rows])
-    decided = label_N != 0.5
-    result: dict[str, JsonValue] = {
-        "valid_loss": torch.nn.functional.binary_cross_entropy_with_logits(
-            margin_N, label_N
-        ).item(),
-        "reward_margin": margin_N.mean().item(),
-    }
-    if bool(decided.any()):
-        right = ((margin_N > 0) == (label_N > 0.5))[decided].float()
-        result |= _interval("preference_accuracy", wilson_interval(right.sum().item(), len(right)))
-    return result
+    return preference_figures(ours, theirs, label_N, beta=config.beta)
 
 
-def _answers(
+def _contests(
     task: StageTask,
     config: Config,
     prompts: Sequence[TokenisedRow],
-    policy: Engine,
-    reference: Engine,
-    context: StageContext,
-) -> tuple[list[list[Completion]], list[list[Completion]]]:
-    tokenizer = load_tokenizer(task.models["base"])
-    found = []
-    for number, engine in enumerate((policy, reference)):
-        done_before = number * len(prompts)
-        found.append(
-            sample_completions(
-                engine.model,
-                [row.prompt_ids for row in prompts],
-                samples_per_prompt=config.samples_per_prompt,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                eos_ids=end_ids(tokenizer),
-                pad_id=int(tokenizer.pad_token_id),
-                seed=config.seed + number,
-                progress=partial(_answered, context, done_before),
-                raise_if_cancelled=context.raise_if_cancelled,
-            )
-        )
-    return found[0], found[1]
-
-
-def _answered(context: StageContext, before: int, done: int, total: int) -> None:
-    context.progress(before + done, 2 * total, "answers")
-
-
-def _contest(
-    task: StageTask,
-    config: Config,
-    prompts: Sequence[TokenisedRow],
-    answers: tuple[list[list[Completion]], list[list[Completion]]],
-    policy: Engine,
-    reference: Engine,
+    models: _Models,
     context: StageContext,
 ) -> dict[str, JsonValue]:
-    tokenizer = load_tokenizer(task.models["base"])
-
-    def text(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    contests = [
-        Contest(
-            row.prompt_text, text(ours.ids), text(theirs.ids), row.prompt_ids, ours.ids, theirs.ids
-        )
-        for row, mine, others in zip(prompts, *answers, strict=True)
-        for ours, theirs in zip(mine, others, strict=True)
-    ]
-    groups = [index for index, mine in enumerate(answers[0]) for _ in mine]
-    result = _divergence(prompts, answers[0], policy, reference, groups)
-    result |= {
-        "policy_tokens": _mean([len(c.policy_ids) for c in contests]),
-        "reference_tokens": _mean([len(c.reference_ids) for c in contests]),
-    }
+    """Hold the contest at every temperature; the first one's figures are the job's."""
     judge = _judge(task, config, context.device)
-    verdicts: list[Verdict | None] = [None] * len(contests)
-    if judge is not None:
-        given = judge.verdicts(contests)
-        verdicts = list(given)
-        result["judge"] = config.judge
-        result |= _judged(given, groups)
+    temperatures = tuple(dict.fromkeys((config.temperature, *config.extra_temperatures)))
+    own = [row.prompt_ids for row in prompts]
+    theirs = prompts_for(prompts, models.policy, models.opponent)
+    groups = [place for place in range(len(prompts)) for _ in range(config.samples_per_prompt)]
+    calls = 2 * len(temperatures) + (KL_TEMPERATURE not in temperatures)
+
+    def answers(
+        who: Contestant, asked: Sequence[Sequence[int]], temperature: float, call: int
+    ) -> Answers:
+        return who.answers(
+            asked,
+            samples_per_prompt=config.samples_per_prompt,
+            max_new_tokens=config.max_new_tokens,
+            temperature=temperature,
+            seed=config.seed + call,
+            progress=partial(_answered, context, call * len(prompts), calls * len(prompts)),
+            raise_if_cancelled=context.raise_if_cancelled,
+        )
+
+    rounds: list[dict[str, JsonValue]] = []
+    on_policy: Answers | None = None
     with (context.workdir / SAMPLES).open("w", encoding="utf-8") as lines:
-        for contest, verdict in zip(contests, verdicts, strict=True):
-            value: dict[str, JsonValue] = {
-                "prompt": contest.prompt,
-                "policy": contest.policy,
-                "reference": contest.reference,
-            }
-            if verdict is not None:
-                value |= {
-                    "preference": verdict.preference,
-                    "policy_reward": verdict.policy_reward,
-                    "reference_reward": verdict.reference_reward,
-                }
-            lines.write(json.dumps(value, ensure_ascii=False) + "\n")
+        for number, temperature in enumerate(temperatures):
+            ours = answers(models.policy, own, temperature, 2 * number)
+            others = answers(models.opponent, theirs, temperature, 2 * number + 1)
+            if temperature == KL_TEMPERATURE:
+                on_policy = ours
+            held = pair_up(prompts, ours, others, policy=models.policy, opponent=models.opponent)
+            figures = length_figures(held)
+            verdicts: Sequence[Verdict | None] = [None] * len(held)
+            if judge is not None:
+                given = judge.verdicts(held)
+                figures |= contest_figures(held, given, groups)
+                verdicts = given
+            rounds.append({"temperature": temperature, **figures})
+            for contest, verdict in zip(held, verdicts, strict=True):
+                sample = _sample(contest, verdict, temperature)
+                lines.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    if on_policy is None:
+        on_policy = answers(models.policy, own, KL_TEMPERATURE, calls - 1)
+    result = divergence(
+        own, on_policy, policy=models.policy.engine, reference=models.reference.engine
+    )
+    result |= {name: value for name, value in rounds[0].items() if name != "temperature"}
+    if judge is not None:
+        result["judge"] = config.judge
+    if len(rounds) > 1:
+        result["temperatures"] = [dict(figures) for figures in rounds]
     return result
 
 
-def _divergence(
-    prompts: Sequence[TokenisedRow],
-    answers: Sequence[Sequence[Completion]],
-    policy: Engine,
-    reference: Engine,
-    groups: Sequence[int],
-) -> dict[str, JsonValue]:
-    """KL(policy || reference) in nats per completion: the mean log-ratio of policy samples."""
-    examples = [
-        make_example(row.prompt_ids, [c.ids for c in mine])
-        for row, mine in zip(prompts, answers, strict=True)
-    ]
-    ratios: list[Tensor] = [
-        new.logprobs_C - old.logprobs_C
-        for new, old in zip(policy.score(examples), reference.score(examples), strict=True)
-    ]
-    return _interval("kl", bootstrap_interval(torch.cat(ratios).cpu(), groups=groups))
+def _answered(context: StageContext, before: int, total: int, done: int, _: int) -> None:
+    context.progress(before + done, total, "answers")
 
 
 def _judge(task: StageTask, config: Config, device: str) -> Judge | None:
@@ -239,35 +217,44 @@ def _judge(task: StageTask, config: Config, device: str) -> Judge | None:
     return listed_judge(task.judge)
 
 
-def _judged(verdicts: Sequence[Verdict], groups: Sequence[int]) -> dict[str, JsonValue]:
-    wins = torch.tensor([verdict.win for verdict in verdicts])
-    one_each = len(set(groups)) == len(groups)
-    interval = (
-        wilson_interval(wins.sum().item(), len(wins))
-        if one_each
-        else bootstrap_interval(wins, groups=groups)
+def _sample(contest: Contest, verdict: Verdict | None, temperature: float) -> dict[str, JsonValue]:
+    value: dict[str, JsonValue] = {
+        "prompt": contest.prompt,
+        "policy": contest.policy,
+        "opponent": contest.reference,
+        "temperature": temperature,
+    }
+    if verdict is not None:
+        value |= {
+            "preference": verdict.preference,
+            "policy_reward": verdict.policy_reward,
+            "opponent_reward": verdict.reference_reward,
+        }
+    return value
+
+
+def _probe(task: StageTask, policy: Engine, context: StageContext) -> None:
+    """Score a few training prompts' completions under the trained policy, for the report."""
+    if StageName.SCORE not in task.inputs:
+        return
+    _, examples = labelled_and_sampled(task)
+    places = probed_places(len(examples))
+    scored = policy.score(
+        [examples[place] for place in places], raise_if_cancelled=context.raise_if_cancelled
     )
-    result = _interval("win_rate", interval)
-    pairs = [
-        (v.policy_reward, v.reference_reward)
-        for v in verdicts
-        if v.policy_reward is not None and v.reference_reward is not None
-    ]
-    if pairs:
-        rewards = torch.tensor(pairs)
-        for name, values in (
-            ("policy_reward", rewards[:, 0]),
-            ("reference_reward", rewards[:, 1]),
-            ("reward_gain", rewards[:, 0] - rewards[:, 1]),
-        ):
-            result |= _interval(name, bootstrap_interval(values, groups=groups))
-    return result
+    write_probe(context.workdir, places, [outputs.logprobs_C.cpu() for outputs in scored])
 
 
-def _interval(name: str, interval: Interval) -> dict[str, JsonValue]:
-    """Name a value and its 95 % limits."""
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values)
+def _metrics(result: dict[str, JsonValue]) -> dict[str, float]:
+    """Return the numbers under the names of the catalogue of metrics."""
+    numbers = {f"eval/{k}": float(v) for k, v in result.items() if isinstance(v, int | float)}
+    rounds = result.get("temperatures")
+    for figures in rounds if isinstance(rounds, list) else []:
+        assert isinstance(figures, dict)
+        prefix = f"eval/temperature_{figures['temperature']:g}/"
+        numbers |= {
+            prefix + name: float(value)
+            for name, value in figures.items()
+            if name != "temperature" and isinstance(value, int | float)
+        }
+    return numbers

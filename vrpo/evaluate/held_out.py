@@ -1,0 +1,59 @@
+"""The policy on held-out pairs: loss, preference accuracy, and how far log-probs have drifted.
+
+Shapes: N = held-out rows, C = labelled completions of a row (2, or 1 of a chat row).
+"""
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+from torch.nn import functional as F
+
+from vrpo.evaluate.divergence import clustered_error
+from vrpo.statistics import wilson_interval
+
+
+def language_model_loss(
+    policy_NC: Tensor, reference_NC: Tensor, *, tokens: int
+) -> dict[str, JsonValue]:
+    """Return nats per completion token of the policy, and of the model it started from."""
+    return {
+        "valid_loss": -float(policy_NC.sum()) / tokens,
+        "reference_valid_loss": -float(reference_NC.sum()) / tokens,
+    }
+
+
+def preference_figures(
+    policy_N2: Tensor, reference_N2: Tensor, label_N: Tensor, *, beta: float
+) -> dict[str, JsonValue]:
+    """Return what the implicit reward ``beta (policy - reference)`` says of held-out pairs.
+
+    The drift of the preferred and of the other completion is the change of their log-prob: both may
+    fall while the margin grows (likelihood displacement, Razin et al. 2024, arXiv 2410.08847).
+    """
+    change_N2 = (policy_N2 - reference_N2).double()
+    margin_N = beta * (change_N2[:, 0] - change_N2[:, 1])
+    label_N = label_N.double()
+    first = label_N >= 0.5
+    preferred = torch.where(first, change_N2[:, 0], change_N2[:, 1])
+    other = torch.where(first, change_N2[:, 1], change_N2[:, 0])
+    signed = torch.where(first, margin_N, -margin_N)
+    each = list(range(len(margin_N)))
+    result: dict[str, JsonValue] = {
+        "valid_loss": float(F.binary_cross_entropy_with_logits(margin_N, label_N)),
+        "reward_margin": float(signed.mean()),
+        "reward_margin_se": clustered_error(signed, each),
+        "preferred_drift": float(preferred.mean()),
+        "preferred_drift_se": clustered_error(preferred, each),
+        "rejected_drift": float(other.mean()),
+    }
+    decided = label_N != 0.5
+    if bool(decided.any()):
+        # a margin of zero is a coin
+        right = torch.where(margin_N == 0, 0.5, (signed > 0).double())[decided]
+        interval = wilson_interval(float(right.sum()), len(right))
+        result |= {
+            "preference_accuracy": interval.value,
+            "preference_accuracy_low": interval.low,
+            "preference_accuracy_high": interval.high,
+        }
+    return result
