@@ -25,7 +25,8 @@ def kl_k3(logprob: Tensor, anchor_logprob: Tensor) -> Tensor:
 
     At least 0, with KL(policy || anchor) as its mean over tokens of the policy
     (http://joschu.net/blog/kl-approx.html); GRPO has it as a term of its loss (arXiv 2402.03300,
-    equation 4). As a loss its gradient is exact only while the samples are the policy's own.
+    equation 4). As a loss over samples that are held fixed, its mean gradient is that of
+    KL(anchor || policy), which vanishes at the same policy.
     """
     log_ratio = anchor_logprob - logprob
     return torch.expm1(log_ratio) - log_ratio
