@@ -5,8 +5,10 @@ The VRPO loss is one of rewards: the implicit ones of a policy, or a reward mode
 Letters: B examples of a batch, C = 2 + K completions, K samples.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -18,6 +20,7 @@ from vrpo.control import ControlWeight, control_statistics
 from vrpo.engine import Example, Forward, StepResult
 from vrpo.losses import LossName, vrpo_loss, vrpo_terms
 
+CONTROL = "control.json"
 PROBE_EVERY = 8
 """Once lambda's estimate is stable, every how many steps it is looked at again."""
 KEPT_STATISTICS = 4096
@@ -201,6 +204,19 @@ class PreferenceObjective:
         self.control.update(a, d)
         pairs = list(zip(a.tolist(), d.tolist(), strict=True))
         self.statistics = [*self.statistics, *pairs][-KEPT_STATISTICS:]
+
+
+def write_control(objective: PreferenceObjective, folder: Path) -> dict[str, JsonValue]:
+    """Write lambda and its statistics as ``control.json``; return lambda, for the summary."""
+    control = objective.control
+    found: dict[str, JsonValue] = {
+        "control_weight": control.current,
+        "estimate": control.estimate,
+        "standard_error": control.standard_error,
+    }
+    kept = {**found, "statistics": objective.statistics}
+    (folder / CONTROL).write_text(json.dumps(kept), encoding="utf-8")
+    return found
 
 
 class _SavedState(Spec):

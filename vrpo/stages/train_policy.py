@@ -1,6 +1,5 @@
 """Stage ``train_policy``: by the VRPO loss, by DPO (VRPO without samples), or by SFT."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.engine import Example, make_example
 from vrpo.losses import LossName, debiased_label, smoothed_label
 from vrpo.stages.context import StageContext
-from vrpo.stages.objectives import PreferenceObjective, SupervisedObjective
+from vrpo.stages.objectives import PreferenceObjective, SupervisedObjective, write_control
 from vrpo.stages.score import labelled_and_sampled, preference_data
 from vrpo.stages.training_loop import (
     MODEL,
@@ -26,8 +25,6 @@ from vrpo.stages.training_loop import (
     save_model,
     train,
 )
-
-CONTROL = "control.json"
 
 
 class MethodConfig(Spec):
@@ -70,15 +67,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         "metrics": dict(trained.metrics),
     }
     if isinstance(objective, PreferenceObjective) and config.method.type == "vrpo":
-        control = objective.control
-        found: dict[str, JsonValue] = {
-            "control_weight": control.current,
-            "estimate": control.estimate,
-            "standard_error": control.standard_error,
-        }
-        summary |= found
-        kept = {**found, "statistics": objective.statistics}
-        (context.workdir / CONTROL).write_text(json.dumps(kept))
+        summary |= write_control(objective, context.workdir)
     return summary
 
 

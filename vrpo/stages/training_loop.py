@@ -33,6 +33,7 @@ from vrpo.engine import (
 )
 from vrpo.errors import ModelNotAllowed, NumericalError
 from vrpo.models import add_lora, load_model
+from vrpo.reward import RewardModel
 from vrpo.stages.context import StageContext
 
 MODEL = "model"
@@ -113,7 +114,7 @@ def train(
     checkpoints: CheckpointsSpec,
     context: StageContext,
 ) -> Trained:
-    """Run all epochs and return the trained model.
+    """Run all epochs and return the trained model: a policy, or a reward model.
 
     Raises ``NumericalError`` with the step for a loss or gradient that is not finite; the newest
     checkpoint stays.
@@ -123,9 +124,15 @@ def train(
     batches = _batches(len(examples), size, epochs=numbers.n_epochs, seed=config.seed)
     if training.adapter is not None and training.adapter.dropout:
         model.train()
-    engine = Engine(model, on_warning=lambda message: context.log("warn", message))
+    forward: Forward | None = None
+    if isinstance(model, RewardModel):
+        engine, forward = model.engine, model.scores
+    else:
+        engine = Engine(model, on_warning=lambda message: context.log("warn", message))
     trainer = Trainer(
         engine,
+        module=model,
+        forward=forward,
         learning_rate=numbers.learning_rate,
         total_steps=len(batches),
         warmup_steps=round(training.warmup_ratio * len(batches)),
