@@ -1,12 +1,13 @@
 """The paper's IMDb experiment in small, with a reference policy that is known exactly.
 
 A base model continues real review openings; its own pairs are labelled by a law of preferences on a
-gold reward; policies are trained by SFT, DPO, the paper's VRPO (one reference pair, lambda 1) and
-this project's (K = 4 pooled, lambda auto); all are judged on held-out openings. Not every crossing
+gold reward; policies are trained by SFT, DPO, the paper's VRPO (one reference pair, lambda 1), and
+this project's (K = 4 pooled, lambda auto, or 1 for comparison); all are judged on held-out openings. Not every crossing
 is run; the parts of the design, all with lambda's and p_eta's settings of the arm:
 
-    labels       Bradley-Terry, right reference, estimated p_eta: all arms at every label count
-    laws         the other laws: DPO and both VRPO arms at one label count
+    labels       Bradley-Terry, right reference, estimated p_eta: all arms at every label count, and
+                 DPO at twice the largest
+    laws         the other laws: DPO and the VRPO arms at one label count
     preference   p_eta true, wrong (reversed), a coin: both VRPO arms at one label count
     reference    samples from temperature 0.6 or from a model fitted to the preferred completions
                  alone: both VRPO arms, p_eta estimated, true and wrong
@@ -50,10 +51,11 @@ def design(
         for n in labels:
             for arm in ("sft", *ARMS):
                 yield Cell("labels", arm, labels=n)
+        yield Cell("labels", "dpo", labels=2 * max(labels))
     if "laws" in parts:
         for law in laws:
             if law != "bradley_terry":
-                for arm in ("dpo", *CORRECTED):
+                for arm in ARMS:
                     yield Cell("laws", arm, law=law, labels=crossing)
     if "preference" in parts:
         for preference in ("true", "reversed", "coin"):
@@ -115,7 +117,7 @@ def main() -> None:
             base,
             held_out.laws,
             seed=seed,
-            max_labels=max(*options.labels, options.crossing),
+            max_labels=max(2 * max(options.labels), options.crossing),
             max_new_tokens=options.max_new_tokens,
             training=training,
         )
@@ -170,7 +172,7 @@ def _options() -> argparse.Namespace:
     add("--crossing", type=int, default=256, help="label count of the other parts")
     add("--laws", nargs="+", choices=LAWS, default=list(LAWS))
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    add("--learning-rate", type=float, default=5e-4)
+    add("--learning-rate", type=float, default=1e-3)
     add("--epochs", type=int, default=1)
     add("--batch-size", type=int, default=8)
     add("--lora", type=int, default=0, help="rank of an adapter; 0 trains all weights")
