@@ -4,7 +4,8 @@ from vrpo.engine.batching import epoch_order, padded_groups, token_budget_groups
 from vrpo.engine.checkpoints import find_latest, load_checkpoint, save_checkpoint
 from vrpo.engine.engine import Engine, Outputs
 from vrpo.engine.examples import Example, make_example
-from vrpo.engine.training import Forward, StepResult, Trainer
+from vrpo.engine.token_logprobs import token_logprobs
+from vrpo.engine.training import Forward, StepResult, Trainer, completion_pieces
 
 __all__ = [
     "Engine",
@@ -13,6 +14,7 @@ __all__ = [
     "Outputs",
     "StepResult",
     "Trainer",
+    "completion_pieces",
     "epoch_order",
     "find_latest",
     "load_checkpoint",
@@ -20,4 +22,5 @@ __all__ = [
     "padded_groups",
     "save_checkpoint",
     "token_budget_groups",
+    "token_logprobs",
 ]

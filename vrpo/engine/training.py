@@ -140,7 +140,7 @@ class Trainer:
         pieces = [
             (index, first, last)
             for index, example in enumerate(examples)
-            for first, last in _completion_pieces(example, self._micro_batch_tokens)
+            for first, last in completion_pieces(example, self._micro_batch_tokens)
         ]
         parts = [
             Example(examples[i].prompt_ids, examples[i].completions[a:b]) for i, a, b in pieces
@@ -156,7 +156,11 @@ class Trainer:
         return losses.detach().cpu(), values
 
 
-def _completion_pieces(example: Example, max_tokens: int) -> list[tuple[int, int]]:
+def completion_pieces(example: Example, max_tokens: int) -> list[tuple[int, int]]:
+    """Return (first, end) of the runs of completions that, with the prompt, fit ``max_tokens``.
+
+    A completion that does not fit by itself is a run of its own.
+    """
     pieces: list[tuple[int, int]] = []
     first = 0
     tokens = len(example.prompt_ids)

@@ -1,10 +1,10 @@
-"""Stage ``train_policy``: by the VRPO loss, by DPO (VRPO without samples), or by SFT."""
+"""Stage ``train_policy``: by the VRPO loss, by DPO (VRPO without samples), by SFT, or by RL."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from vrpo.contract.base import Auto, Spec
 from vrpo.contract.run import CheckpointsSpec
@@ -16,6 +16,7 @@ from vrpo.engine import Example, make_example
 from vrpo.losses import LossName, debiased_label, smoothed_label
 from vrpo.stages.context import StageContext
 from vrpo.stages.objectives import PreferenceObjective, SupervisedObjective, write_control
+from vrpo.stages.policy_optimisation import RlConfig, optimise_policy
 from vrpo.stages.score import labelled_and_sampled, preference_data
 from vrpo.stages.training_loop import (
     MODEL,
@@ -42,37 +43,43 @@ class MethodConfig(Spec):
 class Config(TrainerConfig):
     """What decides the outputs."""
 
-    method: MethodConfig
+    method: Annotated[MethodConfig | RlConfig, Field(discriminator="type")]
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Write ``model/`` (weights or adapter) and ``control.json``.
+    """Write ``model/`` (weights or adapter), and ``control.json`` where a loss has a lambda.
 
-    Raises ``NumericalError`` for a loss or gradient that is not finite.
+    Raises ``NumericalError`` for a loss, gradient or reward that is not finite.
     """
     config = Config.model_validate(task.config)
-    examples, objective = _objective(task, config)
-    trained = train(
-        load_trainable(task, config, context),
-        examples,
-        objective,
-        config=config,
-        checkpoints=CheckpointsSpec.model_validate(task.options["checkpoints"]),
-        context=context,
-    )
+    method = config.method
+    control: dict[str, JsonValue] = {}
+    if isinstance(method, RlConfig):
+        trained = optimise_policy(task, config, method, context)
+    else:
+        examples, objective = _objective(task, config, method)
+        trained = train(
+            load_trainable(task, config, context),
+            examples,
+            objective,
+            config=config,
+            checkpoints=CheckpointsSpec.model_validate(task.options["checkpoints"]),
+            context=context,
+        )
+        if isinstance(objective, PreferenceObjective) and method.type == "vrpo":
+            control = write_control(objective, context.workdir)
     save_model(trained.model, context.workdir / MODEL)
-    summary: dict[str, JsonValue] = {
+    return {
         "steps": trained.steps,
         "trained_tokens": trained.trained_tokens,
         "metrics": dict(trained.metrics),
+        **control,
     }
-    if isinstance(objective, PreferenceObjective) and config.method.type == "vrpo":
-        summary |= write_control(objective, context.workdir)
-    return summary
 
 
-def _objective(task: StageTask, config: Config) -> tuple[list[Example], Objective]:
-    method = config.method
+def _objective(
+    task: StageTask, config: Config, method: MethodConfig
+) -> tuple[list[Example], Objective]:
     if method.type == "supervised":
         rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
         examples = [make_example(row.prompt_ids, row.completions[:1]) for row in rows]

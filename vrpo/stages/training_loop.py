@@ -121,7 +121,7 @@ def train(
     """
     training, numbers = config.training, config.hyperparameters
     size = min(numbers.batch_size, len(examples))
-    batches = _batches(len(examples), size, epochs=numbers.n_epochs, seed=config.seed)
+    batches = epoch_batches(len(examples), size, epochs=numbers.n_epochs, seed=config.seed)
     if training.adapter is not None and training.adapter.dropout:
         model.train()
     forward: Forward | None = None
@@ -190,7 +190,8 @@ def _loss_of_places(
     return objective.loss(values, mask, [batch[place] for place in places])
 
 
-def _batches(count: int, size: int, *, epochs: int, seed: int) -> list[list[int]]:
+def epoch_batches(count: int, size: int, *, epochs: int, seed: int) -> list[list[int]]:
+    """Return the batches of all epochs, each epoch in an order of its own."""
     result: list[list[int]] = []
     for epoch in range(epochs):
         order = epoch_order(count, epoch=epoch, seed=seed)
