@@ -11,19 +11,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from vrpo.engine.attention import PACKED
 from vrpo.engine.batching import padded_groups, token_budget_groups
 from vrpo.engine.examples import Example
 from vrpo.engine.head import completion_logprobs
-from vrpo.engine.packing import Row, completion_features, pack
+from vrpo.engine.packing import Row, completion_features, completion_last, pack
+from vrpo.engine.padded import (
+    PaddedBatch,
+    pad,
+    padded_features,
+    padded_last,
+    padded_logprobs,
+    singles,
+)
+from vrpo.engine.support import packed_refusal, unwrapped
 from vrpo.errors import NumericalError
 
-PACKED_ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2"})
-"""``config.model_type`` of the families whose packed log-probs are tested to be exact."""
+__all__ = ["Engine", "Outputs", "Path", "Progress", "unwrapped"]
+
 SELF_CHECK_TOLERANCE = 1e-3
 """Largest log-prob difference per token, relative to 1 + |log-prob|, that the self-check takes."""
 SAVED_BYTES = 256 * 2**20
@@ -41,28 +48,6 @@ class Outputs:
     """Summed over each completion's tokens."""
     features_CF: Tensor | None
     """F = 2H: the hidden state of the last token beside the mean over the completion."""
-
-
-def unwrapped(model: nn.Module) -> PreTrainedModel:
-    """Return the transformers model inside a peft wrapper (with its adapter layers), or itself."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    assert isinstance(inner, PreTrainedModel)
-    return inner
-
-
-def packed_refusal(model: PreTrainedModel) -> str | None:
-    """Return why the packed path cannot take this model, or None where it can."""
-    config = model.config.get_text_config()
-    if config.model_type not in PACKED_ARCHITECTURES:
-        return f"architecture {config.model_type!r} is not one of {sorted(PACKED_ARCHITECTURES)}"
-    windows = getattr(config, "layer_types", None) or []
-    uses_window = getattr(config, "use_sliding_window", True)
-    if "sliding_attention" in windows or (uses_window and getattr(config, "sliding_window", None)):
-        return f"sliding-window attention of {config.sliding_window} tokens"
-    dropouts = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
-    if model.training and any(getattr(config, name, 0) for name in dropouts):
-        return "dropout"
-    return None
 
 
 class Engine:
@@ -84,6 +69,7 @@ class Engine:
     ) -> None:
         self.model = model
         self._inner = unwrapped(model)
+        self._plain = "sdpa" if self._inner._supports_sdpa else "eager"
         self._warn = on_warning or (lambda message: None)
         on_gpu = self.device.type == "cuda"
         self.max_row_tokens = max_row_tokens or (4096 if on_gpu else 512)
@@ -112,6 +98,24 @@ class Engine:
         """
         outputs = self.run(examples, grad=False, features=True)
         return [o.features_CF for o in outputs if o.features_CF is not None]
+
+    def last_hidden(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
+        """Return (C, H) float32 per example: the hidden state of each completion's last token.
+
+        No logits are made. ``H`` is the model's hidden size; the state is behind the last norm.
+        """
+        self.check(examples)
+        results: list[Tensor] = [torch.empty(0)] * len(examples)
+        with torch.set_grad_enabled(grad):
+            if not self.is_packed:
+                return self._last_padded(examples)
+            for group in self._groups(examples):
+                chosen = [examples[index] for index in group]
+                row, hidden_TH = self._packed_hidden(chosen)
+                last_SH = completion_last(hidden_TH, row)
+                for index, part in zip(group, _parts(chosen), strict=True):
+                    results[index] = last_SH[part]
+        return results
 
     def score(
         self,
@@ -145,8 +149,7 @@ class Engine:
         self, examples: Sequence[Example], *, grad: bool, features: bool = False
     ) -> list[Outputs]:
         """Return the outputs of examples that fit the device together, in their order."""
-        if self.is_packed and not self._is_checked:
-            self._check_packed(examples)
+        self.check(examples)
         with torch.set_grad_enabled(grad):
             if not self.is_packed:
                 return self._run_padded(examples, features=features)
@@ -165,6 +168,14 @@ class Engine:
         lengths = [example.num_tokens for example in examples]
         group = token_budget_groups if self.is_packed else padded_groups
         return group(lengths, max_tokens=self.max_row_tokens)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Compare the packed with the padded path on one of ``examples``, once in a lifetime.
+
+        ``run`` and ``last_hidden`` call it; behind it, ``is_packed`` does not change any more.
+        """
+        if self.is_packed and not self._is_checked:
+            self._check_packed(examples)
 
     def _check_packed(self, examples: Sequence[Example]) -> None:
         # one with several completions, where there is one: they must not see one another
@@ -209,12 +220,16 @@ class Engine:
     def _run_packed(
         self, examples: Sequence[Example], *, features: bool, saved_bytes: int = 0
     ) -> list[Outputs]:
+        row, hidden_TH = self._packed_hidden(examples)
+        return self._gather(examples, row, hidden_TH, features=features, saved_bytes=saved_bytes)
+
+    def _packed_hidden(self, examples: Sequence[Example]) -> tuple[Row, Tensor]:
         row = pack(examples, device=self.device)
         with self._attention(PACKED):
             hidden_TH = self._hidden(
                 input_ids=row.input_ids, position_ids=row.position_ids, packed_row=row
             )[0]
-        return self._gather(examples, row, hidden_TH, features=features, saved_bytes=saved_bytes)
+        return row, hidden_TH
 
     def _gather(
         self,
@@ -235,66 +250,56 @@ class Engine:
         )
         logprob_S = logprob_N.new_zeros(row.num_sequences).index_add(0, row.sequence_N, logprob_N)
         features_SF = completion_features(hidden_TH, row) if features else None
-        results: list[Outputs] = []
-        start = 0
-        for example in examples:
-            part = slice(start, start + len(example.completions))
-            start = part.stop
-            feature = None if features_SF is None else features_SF[part]
-            results.append(Outputs(logprob_S[part], feature))
-        return results
+        return [
+            Outputs(logprob_S[part], None if features_SF is None else features_SF[part])
+            for part in _parts(examples)
+        ]
 
     def _run_padded(self, examples: Sequence[Example], *, features: bool) -> list[Outputs]:
-        # one sequence per completion, padded on the right; the model's own forward makes the
-        # logits, so that soft-capping and scaled heads are right too
-        single = [
-            Example(example.prompt_ids, (completion,))
-            for example in examples
-            for completion in example.completions
+        # the model's own forward makes the logits, so that soft-capping and scaled heads are right
+        sequences = singles(examples)
+        logprobs: list[Tensor] = [torch.empty(0)] * len(sequences)
+        feature_rows: list[Tensor] = [torch.empty(0)] * len(sequences)
+        with self._attention(self._plain):
+            for group, batch in self._padded_batches(sequences):
+                outputs = self._inner(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.mask,
+                    use_cache=False,
+                    output_hidden_states=features,
+                )
+                found = padded_logprobs(outputs.logits, batch)
+                rows = padded_features(outputs.hidden_states[-1], batch) if features else found
+                for place, index in enumerate(group):
+                    logprobs[index], feature_rows[index] = found[place], rows[place]
+        return [
+            Outputs(
+                torch.stack(logprobs[part]), torch.stack(feature_rows[part]) if features else None
+            )
+            for part in _parts(examples)
         ]
-        logprobs: list[Tensor | None] = [None] * len(single)
-        feature_rows: list[Tensor | None] = [None] * len(single)
-        lengths = [sequence.num_tokens for sequence in single]
-        with self._attention("sdpa" if self._inner._supports_sdpa else "eager"):
-            for group in padded_groups(lengths, max_tokens=self.max_row_tokens):
-                self._padded_batch(single, group, logprobs, feature_rows, features=features)
-        results: list[Outputs] = []
-        start = 0
-        for example in examples:
-            part = slice(start, start + len(example.completions))
-            start = part.stop
-            chosen = torch.stack([value for value in logprobs[part] if value is not None])
-            rows = [value for value in feature_rows[part] if value is not None]
-            results.append(Outputs(chosen, torch.stack(rows) if features else None))
-        return results
 
-    def _padded_batch(
-        self,
-        single: Sequence[Example],
-        group: Sequence[int],
-        logprobs: list[Tensor | None],
-        feature_rows: list[Tensor | None],
-        *,
-        features: bool,
-    ) -> None:
-        width = max(single[index].num_tokens for index in group)
-        input_ids = torch.zeros(len(group), width, dtype=torch.long)
-        mask = torch.zeros(len(group), width, dtype=torch.long)
-        for place, index in enumerate(group):
-            ids = single[index].prompt_ids + single[index].completions[0]
-            input_ids[place, : len(ids)] = torch.tensor(ids)
-            mask[place, : len(ids)] = 1
-        input_ids, mask = input_ids.to(self.device), mask.to(self.device)
-        outputs = self._inner(
-            input_ids=input_ids, attention_mask=mask, use_cache=False, output_hidden_states=features
-        )
-        for place, index in enumerate(group):
-            start, stop = len(single[index].prompt_ids), single[index].num_tokens
-            logits = outputs.logits[place, start - 1 : stop - 1]
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            target = input_ids[place, start:stop, None]
-            token_logprobs = torch.log_softmax(logits, dim=-1).gather(1, target)
-            logprobs[index] = token_logprobs.sum()
-            if features:
-                hidden = outputs.hidden_states[-1][place, start:stop].float()
-                feature_rows[index] = torch.cat([hidden[-1], hidden.mean(0)])
+    def _last_padded(self, examples: Sequence[Example]) -> list[Tensor]:
+        sequences = singles(examples)
+        last: list[Tensor] = [torch.empty(0)] * len(sequences)
+        with self._attention(self._plain):
+            for group, batch in self._padded_batches(sequences):
+                hidden_bWH = self._hidden(input_ids=batch.input_ids, attention_mask=batch.mask)
+                for index, state in zip(group, padded_last(hidden_bWH, batch), strict=True):
+                    last[index] = state
+        return [torch.stack(last[part]) for part in _parts(examples)]
+
+    def _padded_batches(
+        self, sequences: Sequence[Example]
+    ) -> Iterator[tuple[list[int], PaddedBatch]]:
+        lengths = [sequence.num_tokens for sequence in sequences]
+        for group in padded_groups(lengths, max_tokens=self.max_row_tokens):
+            yield group, pad([sequences[index] for index in group], device=self.device)
+
+
+def _parts(examples: Sequence[Example]) -> Iterator[slice]:
+    """Yield where each example's completions are among all of them."""
+    start = 0
+    for example in examples:
+        yield slice(start, start + len(example.completions))
+        start += len(example.completions)

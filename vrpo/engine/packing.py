@@ -117,3 +117,9 @@ def completion_features(hidden_TH: Tensor, row: Row) -> Tensor:
     total = own.new_zeros(row.num_sequences, own.shape[1]).index_add(0, row.sequence_N, own)
     last = own[counts_S.cumsum(0) - 1]
     return torch.cat([last, total / counts_S[:, None]], dim=1)
+
+
+def completion_last(hidden_TH: Tensor, row: Row) -> Tensor:
+    """Return (S, H) float32: the hidden state of each completion's last token."""
+    counts_S = torch.bincount(row.sequence_N, minlength=row.num_sequences)
+    return hidden_TH[row.own_N[counts_S.cumsum(0) - 1]].float()
