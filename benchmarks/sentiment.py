@@ -1,9 +1,9 @@
 """The paper's IMDb experiment in small, with a reference policy that is known exactly.
 
 A base model continues real review openings; its own pairs are labelled by a law of preferences on a
-gold reward; policies are trained by SFT, DPO, the paper's VRPO (one reference pair, lambda 1), and
-this project's (K = 4 pooled, lambda auto, or 1 for comparison); all are judged on held-out openings. Not every crossing
-is run; the parts of the design, all with lambda's and p_eta's settings of the arm:
+gold reward; policies are trained by SFT, DPO, the paper's VRPO (one reference pair, lambda 1) and
+this project's (K = 4 pooled, lambda auto, or 1 for comparison); all are judged on held-out
+openings. Not every crossing is run; the parts of the design:
 
     labels       Bradley-Terry, right reference, estimated p_eta: all arms at every label count, and
                  DPO at twice the largest
