@@ -62,13 +62,9 @@ class RewardModel(nn.Module):
 
     def scores(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
         """Return (C,) float32 rewards of each example's completions, as trained."""
-        outputs = self.engine.run(examples, grad=grad, features=True)
-        size = self.head.in_features
-        hidden = [o.features_CF[:, :size] for o in outputs if o.features_CF is not None]
+        hidden = self.engine.last_hidden(examples, grad=grad)
         with torch.set_grad_enabled(grad):
-            return [
-                self.head(states_CH.to(self.head.weight.dtype)).squeeze(1) for states_CH in hidden
-            ]
+            return [self.head(states_CH).squeeze(1) for states_CH in hidden]
 
     def score(
         self,
