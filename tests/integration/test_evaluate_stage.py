@@ -166,10 +166,9 @@ def test_every_method_is_compared_and_probed(evaluated, method):
     probe = read_probe(pipeline.outputs["evaluate"])
     assert (probe is None) == (method == "supervised")
     if probe is not None:
-        places, logprobs = probe
         rows = pipeline.summaries["prepare_data"]["train_rows"]
-        assert places.tolist() == list(range(rows))
-        assert logprobs.shape == (rows, 4 if method == "vrpo" else 2)
+        assert probe["places"].tolist() == list(range(rows))
+        assert probe["logprobs"].shape == (rows, 4 if method == "vrpo" else 2)
 
 
 def test_at_most_128_rows_are_probed_and_they_are_spread_evenly():

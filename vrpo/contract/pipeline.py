@@ -115,6 +115,7 @@ def _plan_vrpo(stages: "_Stages", vrpo: VrpoSpec) -> None:
         "tau": vrpo.hyperparameters.tau,
     }
     inputs = [name for name in known if name is not StageName.FIT_PREFERENCE] + [StageName.SCORE]
+    probed = [name for name in inputs if name is not StageName.PREPARE_DATA]
     if vrpo.scheme == "one_stage":
         method: dict[str, JsonValue] = {"type": "vrpo", **loss}
         config = {"method": method, **stages.trainer}
@@ -128,11 +129,10 @@ def _plan_vrpo(stages: "_Stages", vrpo: VrpoSpec) -> None:
         inputs = [StageName.PREPARE_DATA, StageName.TRAIN_REWARD]
     stages.add(StageName.TRAIN_POLICY, config, inputs=inputs, trains=True)
     is_fitted = StageName.FIT_PREFERENCE in known
-    probed = [name for name in inputs if name is not StageName.PREPARE_DATA]
     stages.evaluate(
         preference_judge=PREFERENCE_JUDGE if is_fitted else preference.judge,
         judge_inputs=[StageName.FIT_PREFERENCE] if is_fitted else [],
-        inputs=probed if vrpo.scheme == "one_stage" else [],
+        inputs=probed,
         models=backbone,
         reward=vrpo.scheme == "two_stage",
     )

@@ -23,18 +23,20 @@ def language_model_loss(
 
 
 def preference_figures(
-    policy_N2: Tensor, reference_N2: Tensor, label_N: Tensor, *, beta: float
+    policy_N2: Tensor, reference_N2: Tensor, label_N: Tensor, *, beta: float, length_N2: Tensor
 ) -> dict[str, JsonValue]:
     """Return what the implicit reward ``beta (policy - reference)`` says of held-out pairs.
 
     The drift of the preferred and of the other completion is the change of their log-prob: both may
     fall while the margin grows (likelihood displacement, Razin et al. 2024, arXiv 2410.08847).
+    ``length_N2`` are the completions' lengths in tokens.
     """
     change_N2 = (policy_N2 - reference_N2).double()
     margin_N = beta * (change_N2[:, 0] - change_N2[:, 1])
     label_N = label_N.double()
     first = label_N >= 0.5
     preferred = torch.where(first, change_N2[:, 0], change_N2[:, 1])
+    length_N = torch.where(first, length_N2[:, 0], length_N2[:, 1])
     other = torch.where(first, change_N2[:, 1], change_N2[:, 0])
     signed = torch.where(first, margin_N, -margin_N)
     each = list(range(len(margin_N)))
@@ -44,6 +46,7 @@ def preference_figures(
         "reward_margin_se": clustered_error(signed, each),
         "preferred_drift": float(preferred.mean()),
         "preferred_drift_se": clustered_error(preferred, each),
+        "preferred_drift_per_token": float(preferred.sum() / length_N.sum()),
         "rejected_drift": float(other.mean()),
     }
     decided = label_N != 0.5

@@ -24,16 +24,19 @@ def probed_places(count: int) -> list[int]:
     return [place * count // number for place in range(number)]
 
 
-def write_probe(folder: Path, places: Sequence[int], logprobs: Sequence[Tensor]) -> None:
-    """Write the policy's log-probs (C,) of each probed row; short rows are filled with zeros."""
-    padded = torch.nn.utils.rnn.pad_sequence(list(logprobs), batch_first=True)
-    save_file({"places": torch.tensor(places), "logprobs": padded.float()}, folder / PROBE)
+def write_probe(
+    folder: Path, places: Sequence[int], values: Sequence[Tensor], *, are_rewards: bool
+) -> None:
+    """Write what the final model gives each probed row's completions; short rows end in zeros.
+
+    Log-probs of the policy, or rewards of a reward model; each (C,).
+    """
+    padded = torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+    name = "rewards" if are_rewards else "logprobs"
+    save_file({"places": torch.tensor(places), name: padded.float()}, folder / PROBE)
 
 
-def read_probe(folder: Path) -> tuple[Tensor, Tensor] | None:
-    """Return places (P,) and log-probs (P, C) as ``write_probe`` wrote them; None without a file"""
+def read_probe(folder: Path) -> dict[str, Tensor] | None:
+    """Return ``places`` (P,) and ``logprobs`` or ``rewards`` (P, C); None without a probe."""
     path = folder / PROBE
-    if not path.exists():
-        return None
-    tensors = load_file(path)
-    return tensors["places"], tensors["logprobs"]
+    return load_file(path) if path.exists() else None

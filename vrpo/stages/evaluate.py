@@ -20,7 +20,7 @@ from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import HELD_OUT, examples_of, read_rows
 from vrpo.data.tokenise import TokenisedRow
-from vrpo.engine import Engine
+from vrpo.engine import Engine, make_example
 from vrpo.evaluate.contest import (
     Answers,
     Contestant,
@@ -28,6 +28,7 @@ from vrpo.evaluate.contest import (
     length_figures,
     pair_up,
     prompts_for,
+    reward_figures,
 )
 from vrpo.evaluate.divergence import divergence
 from vrpo.evaluate.held_out import language_model_loss, preference_figures
@@ -35,9 +36,11 @@ from vrpo.evaluate.judges import Contest, Judge, PreferenceModelJudge, Verdict, 
 from vrpo.evaluate.probe import probed_places, write_probe
 from vrpo.models import load_model, load_tokenizer
 from vrpo.preference import load_models
+from vrpo.reward import RewardModel, load_reward_model
 from vrpo.stages.context import StageContext
 from vrpo.stages.fit_preference import HEADS, backbone_source
 from vrpo.stages.score import labelled_and_sampled
+from vrpo.stages.train_reward import REWARD
 from vrpo.stages.training_loop import MODEL
 
 EVALUATION = "evaluation.json"
@@ -139,7 +142,8 @@ def _held_out(
         tokens = sum(example.num_completion_tokens for example in examples)
         return language_model_loss(ours, theirs, tokens=tokens)
     label_N = torch.tensor([row.label for row in rows])
-    return preference_figures(ours, theirs, label_N, beta=config.beta)
+    length_N2 = torch.tensor([[len(ids) for ids in row.completions] for row in rows])
+    return preference_figures(ours, theirs, label_N, beta=config.beta, length_N2=length_N2)
 
 
 def _contests(
@@ -151,6 +155,7 @@ def _contests(
 ) -> dict[str, JsonValue]:
     """Hold the contest at every temperature; the first one's figures are the job's."""
     judge = _judge(task, config, context.device)
+    reward = _reward_model(task, context)
     temperatures = tuple(dict.fromkeys((config.temperature, *config.extra_temperatures)))
     own = [row.prompt_ids for row in prompts]
     theirs = prompts_for(prompts, models.policy, models.opponent)
@@ -180,6 +185,8 @@ def _contests(
                 on_policy = ours
             held = pair_up(prompts, ours, others, policy=models.policy, opponent=models.opponent)
             figures = length_figures(held)
+            if reward is not None:
+                figures |= _rewards(reward, held, groups, context)
             verdicts: Sequence[Verdict | None] = [None] * len(held)
             if judge is not None:
                 given = judge.verdicts(held)
@@ -234,15 +241,40 @@ def _sample(contest: Contest, verdict: Verdict | None, temperature: float) -> di
 
 
 def _probe(task: StageTask, policy: Engine, context: StageContext) -> None:
-    """Score a few training prompts' completions under the trained policy, for the report."""
+    """Score a few training prompts' completions under the trained model, for the report.
+
+    That is the reward model in the two-stage scheme, where the labels have taught it alone.
+    """
     if StageName.SCORE not in task.inputs:
         return
     _, examples = labelled_and_sampled(task)
     places = probed_places(len(examples))
-    scored = policy.score(
-        [examples[place] for place in places], raise_if_cancelled=context.raise_if_cancelled
-    )
-    write_probe(context.workdir, places, [outputs.logprobs_C.cpu() for outputs in scored])
+    probed = [examples[place] for place in places]
+    reward = _reward_model(task, context)
+    if reward is not None:
+        scored = reward.score(probed, raise_if_cancelled=context.raise_if_cancelled)
+    else:
+        outputs = policy.score(probed, raise_if_cancelled=context.raise_if_cancelled)
+        scored = [found.logprobs_C.cpu() for found in outputs]
+    write_probe(context.workdir, places, scored, are_rewards=reward is not None)
+
+
+def _reward_model(task: StageTask, context: StageContext) -> RewardModel | None:
+    folder = task.inputs.get(StageName.TRAIN_REWARD)
+    if folder is None:
+        return None
+    path = Path(folder) / REWARD
+    return load_reward_model(path, base=task.models["base"], device=context.device)
+
+
+def _rewards(
+    reward: RewardModel, contests: Sequence[Contest], groups: Sequence[int], context: StageContext
+) -> dict[str, JsonValue]:
+    """Return what the job's own reward model gives both sides' answers."""
+    examples = [make_example(c.prompt_ids, (c.policy_ids, c.reference_ids)) for c in contests]
+    scored = torch.stack(reward.score(examples, raise_if_cancelled=context.raise_if_cancelled))
+    rewards_N2 = reward.normalised(scored).double()
+    return reward_figures("model_", rewards_N2[:, 0], rewards_N2[:, 1], groups)
 
 
 def _metrics(result: dict[str, JsonValue]) -> dict[str, float]:

@@ -12,20 +12,25 @@ import platform
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
 from vrpo.contract.base import Spec
+from vrpo.contract.metrics import PREFIX
 from vrpo.contract.spec import JobSpec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.evaluate.card import model_card
-from vrpo.evaluate.report import build_report, render_html
+from vrpo.evaluate.page import render_html
+from vrpo.evaluate.report import SHOWN_SAMPLES, build_report
 from vrpo.models import load_tokenizer
 from vrpo.stages import read_record
 from vrpo.stages.context import StageContext
 from vrpo.stages.evaluate import EVALUATION, HELD_OUT_LOGPROBS, SAMPLES
+from vrpo.stages.evidence import read_evidence
 from vrpo.stages.training_loop import MODEL
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers")
@@ -55,17 +60,44 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     summaries = {stage: record["summary"] for stage, record in records.items()}
     lineage = _lineage(task, config, {stage: record["key"] for stage, record in records.items()})
     (context.workdir / "lineage.json").write_text(json.dumps(lineage, indent=2))
-    report = build_report(config.spec, summaries, task.inputs)
+    report = build_report(
+        read_evidence(task, config.spec, summaries),
+        summaries=summaries,
+        samples=_shown_samples(source / SAMPLES),
+    )
     (context.workdir / "report.json").write_text(json.dumps(report, indent=2))
     (context.workdir / "report.html").write_text(render_html(report), encoding="utf-8")
     card = model_card(config.spec, report, lineage, job_id=task.job_id)
     (model_folder / "README.md").write_text(card, encoding="utf-8")
-    context.log("info", str(report["verdict"]))
+    _tell(report, context)
     return {
         "model_path": MODEL,
         "verdict": report["verdict"],
+        "cause": report["cause"],
+        "alarms": report["alarms"],
         "evaluation": summaries[StageName.EVALUATE],
     }
+
+
+def _shown_samples(path: Path) -> list[dict[str, JsonValue]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in islice(lines, SHOWN_SAMPLES)]
+
+
+def _tell(report: Mapping[str, Any], context: StageContext) -> None:
+    """Report every diagnostic as a metric, and the alarms and the verdict in the log."""
+    numbers = {
+        f"{PREFIX}{check['name']}": float(check["value"])
+        for check in report["checks"]
+        if check["value"] is not None
+    }
+    context.report(1, {**numbers, "report/alarms": float(len(report["alarms"]))})
+    for check in report["checks"]:
+        if check["state"] == "alarm":
+            context.log("warn", f"{check['title']}: {check['says'] or check['alarm_when']}")
+    context.log("info", str(report["verdict"]))
 
 
 def _name_base_model(path: Path, task: StageTask, config: Config) -> None:

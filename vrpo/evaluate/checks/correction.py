@@ -1,0 +1,138 @@
+"""Is the correction helping: the variance of the gradient with it, over that of DPO."""
+
+import torch
+
+from vrpo.control import pair_changes
+from vrpo.diagnostics import (
+    VarianceRatio,
+    compare_weights,
+    label_gain,
+    predicted_variance_ratio,
+    reference_term_error,
+    term_split,
+)
+from vrpo.diagnostics.terms import MIN_PROMPTS as MIN_PROMPTS_OF_TERMS
+from vrpo.evaluate.checks.check import Check
+from vrpo.evaluate.checks.evidence import ControlStatistics, Evidence, Probe, Scores
+from vrpo.statistics import Interval
+
+MIN_PROMPTS = 32
+"""Fewer probed prompts than this say nothing about a variance."""
+NO_WEIGHT = 0.1
+"""An estimated control weight below this is DPO in effect."""
+MIN_PAIRS_OF_SAMPLES = 2
+
+
+def correction_checks(evidence: Evidence) -> list[Check]:
+    """Return the checks of the correction; nothing for a job without one."""
+    if evidence.vrpo is None or evidence.control is None:
+        return []
+    control = evidence.control
+    samples = evidence.vrpo.reference.samples_per_prompt
+    if evidence.scores is not None:
+        samples = evidence.scores.sample_mask_NK.shape[1]
+    checks = _variance_checks(control, samples) if is_measured(control) else []
+    is_estimated = evidence.vrpo.control_weight == "auto"
+    is_zero = is_estimated and control.weight < NO_WEIGHT
+    checks.append(
+        Check(
+            "control_weight",
+            control.weight,
+            is_zero,
+            "The correction was switched off by its own estimate: this was DPO in effect."
+            if is_zero
+            else "",
+            standard_error=control.standard_error,
+        )
+    )
+    if evidence.probe is not None and evidence.scores is not None:
+        checks += _term_checks(evidence, evidence.probe, evidence.scores, control)
+    return checks
+
+
+def is_measured(control: ControlStatistics) -> bool:
+    """Whether enough prompts were probed, and their gradients vary at all."""
+    return len(control.a) >= MIN_PROMPTS and bool(control.a.std() > 0)
+
+
+def _variance_checks(control: ControlStatistics, samples: int) -> list[Check]:
+    ratio = predicted_variance_ratio(control.a, control.d, control_weight=control.weight)
+    gain = label_gain(ratio, samples=samples)
+    weights = compare_weights(control.a, control.d, control_weight=control.weight)
+    return [
+        _ratio_check(ratio),
+        Check(
+            "label_gain",
+            gain.gain,
+            gain.alarm,
+            gain.meaning,
+            interval=Interval(gain.low, gain.gain, gain.high),
+        ),
+        Check("gain_per_cost", gain.gain_per_cost),
+        Check(
+            "control_weight_loss",
+            weights.loss_of_used,
+            weights.alarm,
+            weights.meaning,
+            standard_error=weights.loss_se,
+        ),
+    ]
+
+
+def _ratio_check(ratio: VarianceRatio) -> Check:
+    low, high = (ratio.ratio + side * 2 * ratio.standard_error for side in (-1, 1))
+    return Check(
+        "variance_ratio",
+        ratio.ratio,
+        ratio.alarm,
+        ratio.meaning,
+        standard_error=ratio.standard_error,
+        interval=Interval(low, ratio.ratio, high),
+    )
+
+
+def _term_checks(
+    evidence: Evidence, probe: Probe, scores: Scores, control: ControlStatistics
+) -> list[Check]:
+    if scores.preference_NCC is None or len(probe.places_P) < MIN_PROMPTS_OF_TERMS:
+        return []
+    rows = probe.places_P
+    preference = scores.preference_NCC[rows]
+    mask = scores.sample_mask_NK[rows]
+    split = term_split(
+        probe.rewards_PC,
+        preference,
+        scores.label_N[rows],
+        control_weight=control.weight,
+        pool=evidence.pool,
+        loss=evidence.loss,
+        margin_clip=evidence.margin_clip,
+        tau=evidence.tau,
+        sample_mask=mask,
+    )
+    checks = [Check("correction_z", split.z, split.alarm, split.meaning)]
+    if split.cosine is not None:
+        checks.append(Check("gradient_cosine", split.cosine))
+    whole = mask.all(dim=1)
+    if mask.shape[1] >= MIN_PAIRS_OF_SAMPLES and int(whole.sum()) >= MIN_PROMPTS:
+        rewards = probe.rewards_PC[whole]
+        # rewards start at zero, so they are their own change over the whole of training
+        changes = pair_changes(
+            rewards,
+            rewards,
+            preference[whole],
+            loss=evidence.loss,
+            margin_clip=evidence.margin_clip,
+            tau=evidence.tau,
+        )
+        noise = reference_term_error(torch.as_tensor(changes), pool=evidence.pool)
+        checks += [
+            Check("noise_share", noise.noise_share),
+            Check(
+                "suggested_samples",
+                float(noise.suggested_samples),
+                noise.alarm,
+                noise.meaning,
+            ),
+        ]
+    return checks

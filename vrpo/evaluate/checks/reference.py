@@ -1,0 +1,70 @@
+"""Is the reference policy right: do its samples follow the law of the labelled completions?"""
+
+from collections.abc import Iterator
+
+from vrpo.diagnostics import (
+    FeatureBalance,
+    balance_test,
+    feature_balance,
+    preference_balance,
+    support_check,
+)
+from vrpo.diagnostics.balance import MIN_PROMPTS_PER_DIRECTION
+from vrpo.diagnostics.support import DUPLICATE_LIMIT, TRUNCATED_GAP
+from vrpo.evaluate.checks.check import Check
+from vrpo.evaluate.checks.evidence import Evidence, Samples, Scores
+
+_NAMES = {
+    "length": "balance_length_z",
+    "log-prob": "balance_logprob_z",
+    "predicted preference": "balance_preference_z",
+    "certainty of the preference model": "balance_certainty_z",
+}
+
+
+def reference_checks(evidence: Evidence) -> list[Check]:
+    """Return the balance tests and what the samples are; nothing for a job without samples."""
+    checks: list[Check] = []
+    control, scores = evidence.control, evidence.scores
+    if control is not None and len(control.d) >= MIN_PROMPTS_PER_DIRECTION + 2:
+        found = balance_test(control.d)
+        checks.append(Check("balance_p", found.p_value, found.alarm, found.meaning))
+    if scores is not None and int(scores.sample_mask_NK.any(dim=1).sum()) > 1:
+        for feature in _features(scores):
+            checks.append(Check(_NAMES[feature.feature], feature.z, feature.alarm, feature.meaning))
+    if evidence.samples is not None and any(evidence.samples.ids):
+        checks += _support(evidence.samples)
+    return checks
+
+
+def _features(scores: Scores) -> Iterator[FeatureBalance]:
+    mask = scores.sample_mask_NK
+    for name, values_NC in (("length", scores.length_NC), ("log-prob", scores.anchor_NC)):
+        yield feature_balance(name, values_NC[:, :2], values_NC[:, 2:], mask)
+    if scores.preference_NCC is not None:
+        yield from preference_balance(scores.preference_NCC, mask)
+
+
+def _support(samples: Samples) -> list[Check]:
+    found = support_check(
+        samples.ids,
+        samples.finish_reasons,
+        labelled_truncated_share=samples.labelled_truncated_share,
+    )
+    is_duplicate = found.duplicate_pair_share > DUPLICATE_LIMIT
+    is_cut_off = abs(found.truncated_share - samples.labelled_truncated_share) > TRUNCATED_GAP
+    return [
+        Check("samples_unique", found.unique_share),
+        Check(
+            "samples_duplicate",
+            found.duplicate_pair_share,
+            is_duplicate,
+            found.meaning if is_duplicate else "",
+        ),
+        Check(
+            "samples_truncated",
+            found.truncated_share,
+            is_cut_off,
+            found.meaning if is_cut_off else "",
+        ),
+    ]
