@@ -112,18 +112,19 @@ def main() -> None:
         samples=options.samples,
         max_new_tokens=options.max_new_tokens,
     )
+    cells = list(
+        design(options.parts, labels=options.labels, laws=options.laws, crossing=options.crossing)
+    )
     for seed in options.seeds:
         world = SeedWorld(
             base,
             held_out.laws,
             seed=seed,
-            max_labels=max(2 * max(options.labels), options.crossing),
+            max_labels=max(cell.labels for cell in cells),
             max_new_tokens=options.max_new_tokens,
             training=training,
         )
-        for cell in design(
-            options.parts, labels=options.labels, laws=options.laws, crossing=options.crossing
-        ):
+        for cell in cells:
             if _key(settings, seed, asdict(cell)) in done:
                 continue
             started = time.monotonic()

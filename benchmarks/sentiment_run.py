@@ -21,7 +21,7 @@ from benchmarks.sentiment_arms import (
 )
 from benchmarks.sentiment_figures import HeldOut, on_policy_figures, pair_figures, truths
 from benchmarks.sentiment_laws import LawName, Laws, draw_labels
-from benchmarks.sentiment_world import Base, Pool, make_pool, openings, training_prompts
+from benchmarks.sentiment_world import PROMPTS, Base, Pool, make_pool, openings, training_prompts
 from vrpo.generation import Completion
 from vrpo.preference import assign_folds, cross_fit, group_prompts
 
@@ -67,7 +67,7 @@ class SeedWorld:
         self._max_new_tokens = max_new_tokens
         self._prompts = training_prompts(max_labels, seed=seed)
         generator = torch.Generator().manual_seed(seed)
-        self._uniform = torch.rand(max_labels, generator=generator, dtype=torch.float64)
+        self._uniform = torch.rand(PROMPTS, generator=generator, dtype=torch.float64)
         self._pools: dict[tuple[Reference, int], Pool] = {}
         self._preferences: dict[tuple[str, ...], Tensor] = {}
 

@@ -27,6 +27,8 @@ from vrpo.models import load_model, load_tokenizer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 JUDGE = EXAMPLES / "sentiment_judge.safetensors"
+PROMPTS = 1800
+"""Openings that the training prompts of all seeds are chosen from."""
 
 
 def openings(part: str, *, count: int) -> list[str]:
@@ -158,7 +160,7 @@ def make_pool(
 
 def training_prompts(count: int, *, seed: int) -> list[str]:
     """Return a random selection of the openings, another for each seed."""
-    every = openings("train_prompts", count=1800)
+    every = openings("train_prompts", count=PROMPTS)
     if count > len(every):
         raise ValueError(f"there are {len(every)} openings and {count} labels were asked for")
     random.Random(seed).shuffle(every)
