@@ -15,6 +15,7 @@ WEIGHTS: Mapping[StageName, float] = {
     StageName.SAMPLE_REFERENCE: 10,
     StageName.FIT_PREFERENCE: 4,
     StageName.SCORE: 3,
+    StageName.TRAIN_REWARD: 10,
     StageName.TRAIN_POLICY: 14,
     StageName.EVALUATE: 6,
     StageName.PUBLISH: 1,
