@@ -19,6 +19,8 @@ RIDGE_INTERCEPT: Final = 1e-2
 """Penalty on the intercept: weak, for contests that one side wins without exception."""
 NEWTON_STEPS: Final = 25
 RESAMPLES: Final = 1000
+MOST_NUMBERS: Final = 1 << 21
+"""Resamples times contests that are fitted at once: 16 MiB a tensor."""
 
 
 def win_rate(wins_N: Tensor, groups: Sequence[Hashable]) -> Interval:
@@ -60,33 +62,46 @@ def length_controlled_win_rate(
     spread = float(difference.std()) if len(difference) > 1 else 0.0
     if not spread > 0:
         return win_rate(wins, groups)
-    design_N2 = torch.stack([torch.ones_like(wins), torch.tanh(difference / spread)], dim=1)
+    length_N = torch.tanh(difference / spread)
     number = {name: place for place, name in enumerate(dict.fromkeys(groups))}
     group_N = torch.tensor([number[name] for name in groups])
     generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, MOST_NUMBERS // len(wins))
     found = []
-    for _ in range(resamples):
-        drawn = torch.randint(len(number), (len(number),), generator=generator)
-        times_N = torch.bincount(drawn, minlength=len(number)).double()[group_N]
-        found.append(_win_at_equal_length(design_N2, wins, times_N))
+    for first in range(0, resamples, at_once):
+        count = min(at_once, resamples - first)
+        drawn = torch.randint(len(number), (count, len(number)), generator=generator)
+        times = torch.zeros(count, len(number), dtype=torch.float64)
+        times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        found.append(_wins_at_equal_length(length_N, wins, times[:, group_N]))
     low, high = torch.quantile(
-        torch.tensor(found, dtype=torch.float64), torch.tensor([0.025, 0.975], dtype=torch.float64)
+        torch.cat(found), torch.tensor([0.025, 0.975], dtype=torch.float64)
     ).tolist()
-    value = _win_at_equal_length(design_N2, wins, torch.ones_like(wins))
+    value = float(_wins_at_equal_length(length_N, wins, torch.ones_like(wins)[None])[0])
     return Interval(min(low, value), value, max(high, value))
 
 
-def _win_at_equal_length(design_N2: Tensor, wins_N: Tensor, times_N: Tensor) -> float:
-    """Fit the regression by Newton's method and return the probability at zero difference."""
-    penalty = torch.tensor([RIDGE_INTERCEPT, RIDGE], dtype=torch.float64)
-    weights = torch.zeros(2, dtype=torch.float64)
+def _wins_at_equal_length(length_N: Tensor, wins_N: Tensor, times_RN: Tensor) -> Tensor:
+    """Fit R regressions by Newton's method; return (R,) probabilities at zero difference.
+
+    ``times_RN`` is how often each contest counts in each of them.
+    """
+    theta_R, phi_R = torch.zeros(2, len(times_RN), dtype=torch.float64)
     for _ in range(NEWTON_STEPS):
-        p_N = torch.sigmoid(design_N2 @ weights)
-        slope = design_N2.T @ (times_N * (p_N - wins_N)) + penalty * weights
-        curve = design_N2.T @ (design_N2 * (times_N * p_N * (1 - p_N))[:, None])
-        step = torch.linalg.solve(curve + torch.diag(penalty), slope)
+        p_RN = torch.sigmoid(theta_R[:, None] + phi_R[:, None] * length_N)
+        error_RN = times_RN * (p_RN - wins_N)
+        slope_theta = error_RN.sum(dim=1) + RIDGE_INTERCEPT * theta_R
+        slope_phi = error_RN @ length_N + RIDGE * phi_R
+        curve_RN = times_RN * p_RN * (1 - p_RN)
+        theta_theta = curve_RN.sum(dim=1) + RIDGE_INTERCEPT
+        theta_phi = curve_RN @ length_N
+        phi_phi = curve_RN @ length_N.square() + RIDGE
+        determinant = theta_theta * phi_phi - theta_phi.square()
         # a step of Newton's may overshoot where the curve is flat; the loss is convex
-        weights = weights - step.clamp(-2.0, 2.0)
-        if float(step.abs().max()) < 1e-9:
+        step_theta = (phi_phi * slope_theta - theta_phi * slope_phi) / determinant
+        step_phi = (theta_theta * slope_phi - theta_phi * slope_theta) / determinant
+        theta_R = theta_R - step_theta.clamp(-2.0, 2.0)
+        phi_R = phi_R - step_phi.clamp(-2.0, 2.0)
+        if float(torch.maximum(step_theta.abs(), step_phi.abs()).max()) < 1e-9:
             break
-    return float(torch.sigmoid(weights[0]))
+    return torch.sigmoid(theta_R)
