@@ -1,4 +1,4 @@
-"""``vrpo jobs``: create, list, show, watch, cancel, logs."""
+"""``vrpo jobs``: create, list, show, watch, cancel, logs; sweeps are in ``vrpo.cli.sweep``."""
 
 import time
 from dataclasses import asdict
@@ -9,11 +9,14 @@ import typer
 
 from vrpo.cli.job_request import read_request, set_values, upload_local_files
 from vrpo.cli.output import Exit, Json, console, fail, print_json, print_table
+from vrpo.cli.sweep import frontier, sweep
 from vrpo.cli.watch import watch_job
 from vrpo.client import TERMINAL, connect, get_json, run_of
 from vrpo.contract.options import job_options, options_markdown
 
 app = typer.Typer(no_args_is_help=True)
+app.command("sweep")(sweep)
+app.command("frontier")(frontier)
 JobId = Annotated[str, typer.Argument(help="The job's id, ftjob-...")]
 
 

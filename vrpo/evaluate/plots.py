@@ -34,6 +34,8 @@ class Point:
     x: tuple[float, float, float]
     """Low, value, high."""
     y: tuple[float, float, float]
+    line: str = ""
+    """Points of one name are joined."""
 
 
 class _Frame:
@@ -200,10 +202,12 @@ def interval_plot(rows: Sequence[tuple[str, float, float, float]], *, level: flo
 def frontier_plot(
     points: Sequence[Point], *, x_label: str, y_label: str, level: float | None = None
 ) -> str:
-    """Return named points with the intervals of both quantities, joined in order of ``x``."""
+    """Return named points with the intervals of both quantities.
+
+    Those of one line are joined in the order of ``x`` and have a colour of their own.
+    """
     if not points:
         return ""
-    ordered = sorted(points, key=lambda point: point.x[1])
     xs = [0.0, *(value for point in points for value in point.x)]
     ys = [value for point in points for value in point.y]
     frame = _Frame(
@@ -220,20 +224,24 @@ def frontier_plot(
             f"<line class='level' x1='{LEFT}' x2='{frame.width - RIGHT}' "
             f"y1='{frame.y(level):.1f}' y2='{frame.y(level):.1f}'/>"
         )
-    path = _path(frame, [(point.x[1], point.y[1]) for point in ordered])
-    parts.append(f"<polyline points='{path}' fill='none' stroke='{COLOURS[5]}'/>")
-    for point in ordered:
-        (x_low, x, x_high), (y_low, y, y_high) = (
-            tuple(map(frame.x, point.x)),
-            tuple(map(frame.y, point.y)),
-        )
-        parts.append(
-            f"<g stroke='{COLOURS[0]}'><line x1='{x_low:.1f}' x2='{x_high:.1f}' y1='{y:.1f}' "
-            f"y2='{y:.1f}'/><line x1='{x:.1f}' x2='{x:.1f}' y1='{y_low:.1f}' y2='{y_high:.1f}'/>"
-            f"</g><circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{COLOURS[0]}'/>"
-            f"<text x='{x + 6:.1f}' y='{y - 6:.1f}'>{_text(point.name)}</text>"
-        )
+    for number, line in enumerate(dict.fromkeys(point.line for point in points)):
+        colour = COLOURS[number % len(COLOURS)]
+        mine = sorted((p for p in points if p.line == line), key=lambda point: point.x[1])
+        path = _path(frame, [(point.x[1], point.y[1]) for point in mine])
+        parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' opacity='.5'/>")
+        parts += [_cross(frame, point, colour) for point in mine]
     return frame.draw("".join(parts), what=f"{y_label} against {x_label}")
+
+
+def _cross(frame: _Frame, point: Point, colour: str) -> str:
+    x_low, x, x_high = map(frame.x, point.x)
+    y_low, y, y_high = map(frame.y, point.y)
+    return (
+        f"<g stroke='{colour}'><line x1='{x_low:.1f}' x2='{x_high:.1f}' y1='{y:.1f}' "
+        f"y2='{y:.1f}'/><line x1='{x:.1f}' x2='{x:.1f}' y1='{y_low:.1f}' y2='{y_high:.1f}'/></g>"
+        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{colour}'/>"
+        f"<text x='{x + 6:.1f}' y='{y - 6:.1f}'>{_text(point.name)}</text>"
+    )
 
 
 def _thinned(line: Line) -> Line:
