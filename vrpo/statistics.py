@@ -78,6 +78,12 @@ def normal_tail(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
+def chi_squared_tail(value: float, degrees: int) -> float:
+    """Return the probability that chi squared with ``degrees`` of freedom exceeds ``value``."""
+    half = torch.tensor([degrees / 2, max(value, 0.0) / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
+
+
 def _checked(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")

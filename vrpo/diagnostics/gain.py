@@ -52,14 +52,14 @@ class LabelGain:
 
 
 def compare_weights(a: Tensor, d: Tensor, *, control_weight: float) -> WeightComparison:
-    """Compare DPO, the run's weight, the best weight and the paper's on statistics (N,) of a probe.
+    """Compare DPO, the run's weight, the best weight and the paper's on statistics of a probe.
 
-    ``a`` and ``d`` are those of ``vrpo.control.control_statistics``, as is what is raised by
-    ``predicted_variance_ratio``.
+    ``a`` and ``d``, (N,) or (N, Q), and what is raised are those of ``predicted_variance_ratio``.
+    The best weight is fitted to the same prompts, so that ``loss_of_used`` is never below zero.
     """
     a, d = a.detach().double(), d.detach().double()
     spread = float(d.square().sum())
-    covariance = float(((a - a.mean()) * d).sum())
+    covariance = float(((a - a.mean(dim=0)) * d).sum())
     best = min(1.0, max(0.0, covariance / spread)) if spread > 0 else 0.0
     weights = tuple(sorted({0.0, control_weight, best, 1.0}))
     ratios = tuple(predicted_variance_ratio(a, d, control_weight=weight) for weight in weights)

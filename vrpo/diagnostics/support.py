@@ -17,6 +17,19 @@ TRUNCATED_GAP: Final = 0.1
 TRUNCATED_LIMIT: Final = 0.25
 """... and the share of cut-off samples that does where the labelled share is not known."""
 
+RETOKENISED_LIMIT: Final = 0.01
+"""Share of samples whose text has other tokens, above which they are not what was drawn."""
+
+
+@dataclass(frozen=True)
+class RetokenisationDrift:
+    """Whether the samples' text, tokenised again, gives the tokens that were drawn."""
+
+    share: float
+    """Of the samples that come back as other tokens."""
+    alarm: bool
+    meaning: str
+
 
 @dataclass(frozen=True)
 class Support:
@@ -84,6 +97,31 @@ def support_check(
         finish_reasons=dict(reasons),
         alarm=cut_off or duplicates > DUPLICATE_LIMIT,
         meaning=_meaning(cut_off, duplicates, truncated, labelled_truncated_share),
+    )
+
+
+def retokenisation_drift(
+    drawn: Sequence[Sequence[int]], retokenised: Sequence[Sequence[int]]
+) -> RetokenisationDrift:
+    """Compare the token ids that were drawn with those of their text.
+
+    A sample that comes back as other tokens has another log-prob: score the ids that were drawn,
+    never their text. Raises ValueError for no samples or lists that differ in length.
+    """
+    if not drawn or len(drawn) != len(retokenised):
+        raise ValueError("every drawn sample needs its text's tokens, and there must be one")
+    moved = sum(list(one) != list(other) for one, other in zip(drawn, retokenised, strict=True))
+    share = moved / len(drawn)
+    alarm = share > RETOKENISED_LIMIT
+    return RetokenisationDrift(
+        share=share,
+        alarm=alarm,
+        meaning=(
+            f"{share:.0%} of the samples' texts have other tokens than were drawn: keep and score "
+            "the ids of the samples."
+            if alarm
+            else "The samples' texts have the tokens that were drawn."
+        ),
     )
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from vrpo.errors import NumericalError
 
 MIN_PROMPTS: Final = 8
+MIN_DRAWS: Final = 4
+"""Least number of draws among which two pairs share none."""
 TARGET_SHARE: Final = 0.9
 """The suggested K keeps this share of the gain that infinitely many samples would give."""
 MAX_SUGGESTED: Final = 64
@@ -40,6 +42,9 @@ class MonteCarloError:
     pool: bool
     rho: float
     """Share of the variance of one pair that comes from either completion, in [0, 1/2]."""
+    variance: float
+    """Unbiased estimate of the variance of the reference term given the prompt (V_K of method 3.a),
+    mean over prompts; may be below zero where there are few."""
     noise_share: float
     """Variance of the reference term over that of the correction D."""
     standard_error: float
@@ -55,14 +60,16 @@ class MonteCarloError:
 
 
 def predicted_variance_ratio(a: Tensor, d: Tensor, *, control_weight: float) -> VarianceRatio:
-    """Return ``sum (a - mean - lambda d)^2 / sum (a - mean)^2`` for statistics (N,) of a probe set.
+    """Return ``sum (a - mean - lambda d)^2 / sum (a - mean)^2`` over the prompts of a probe set.
 
-    ``a`` and ``d`` are those of ``vrpo.control.control_statistics``. Raises ValueError for too few
+    ``a`` and ``d`` are those of ``vrpo.control.control_statistics``: (N,) for one direction, or
+    (N, Q) for several, whose variances are added. A lambda that was fitted to these very prompts
+    makes the ratio look better than it is, by about one part in N. Raises ValueError for too few
     prompts or no variance, NumericalError for values that are not finite.
     """
     a, d = a.detach().double(), d.detach().double()
-    if a.ndim != 1 or a.shape != d.shape or len(a) < MIN_PROMPTS:
-        raise ValueError(f"a and d must be (N,) with at least {MIN_PROMPTS} prompts")
+    if a.ndim not in (1, 2) or a.shape != d.shape or len(a) < MIN_PROMPTS:
+        raise ValueError(f"a and d must be (N,) or (N, Q) with at least {MIN_PROMPTS} prompts")
     if not bool(torch.isfinite(a).all() & torch.isfinite(d).all()):
         raise NumericalError("the statistics of the variance ratio are not finite")
     g = a - control_weight * d
@@ -87,28 +94,50 @@ def predicted_variance_ratio(a: Tensor, d: Tensor, *, control_weight: float) -> 
     return VarianceRatio(ratio, error, gain, alarm, meaning)
 
 
-def reference_term_error(pair_values_NCC: Tensor, *, pool: bool = True) -> MonteCarloError:
-    """Return the Monte-Carlo error of the mean over all reference pairs (method: U-statistics).
+def reference_term_error(
+    pair_values_NCC: Tensor, *, pool: bool = True, sample_mask: Tensor | None = None
+) -> MonteCarloError:
+    """Return the Monte-Carlo error of the mean over all reference pairs (method 3.a).
 
     ``pair_values_NCC`` [n, j, k], symmetric in j and k, is what the pair (j, k) of all C = K + 2
-    draws contributes: ``vrpo.control.pair_changes``, or losses. Every prompt has all its samples.
-    Raises ValueError for fewer than 2 samples: without two pairs that share no draw, the variance
-    of a pair cannot be told from the difference between prompts. NumericalError for values that
-    are not finite.
+    draws contributes: ``vrpo.control.pair_changes``, or losses. ``sample_mask`` (N, K) is True
+    where a sample exists.
+
+    The variances of a pair are taken from the draws that the reference term uses: all of them with
+    ``pool``, else the samples alone where there are 4. With fewer the labelled completions help
+    out, as if they had the samples' law. Prompts with fewer than 4 such draws are left out: without
+    two pairs that share no draw, the variance of a pair cannot be told from the difference between
+    prompts. Raises ValueError where no prompt is left, NumericalError for values that are not
+    finite.
     """
     values = pair_values_NCC.detach().double()
-    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.shape[1] < 4:
+    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.shape[1] < MIN_DRAWS:
         raise ValueError(
             f"pair values must be (N, 2 + K, 2 + K) with K >= 2, got {tuple(values.shape)}"
         )
-    if not bool(torch.isfinite(values).all()):
-        raise NumericalError("the values of the reference pairs are not finite")
-    zeta_1, zeta_2 = _pair_variances(values)
-    samples, extra = values.shape[1] - 2, 2 if pool else 0
+    samples = values.shape[1] - 2
+    mask_NC = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+    if sample_mask is not None:
+        if sample_mask.shape != (len(values), samples):
+            raise ValueError(
+                f"sample_mask must be {(len(values), samples)}, got {tuple(sample_mask.shape)}"
+            )
+        mask_NC = torch.cat([mask_NC[:, :2], sample_mask.bool().to(mask_NC.device)], dim=1)
+    extra = 2 if pool else 0
+    draws_N = mask_NC[:, 2:].sum(dim=1) + extra
+    if not pool and bool((draws_N >= MIN_DRAWS).any()):
+        mask_NC = mask_NC & (torch.arange(samples + 2, device=mask_NC.device) >= 2)
+    zeta_1, zeta_2 = pair_variances(values, mask_NC)
     rho = min(0.5, max(0.0, zeta_1 / zeta_2)) if zeta_2 > 0 else 0.0
-    noise = _share(rho, samples + extra) * zeta_2
+    several = [count for count in draws_N.tolist() if count >= 2]
+    one, both = (
+        sum(_coefficients(count)[place] for count in several) / max(1, len(several))
+        for place in (0, 1)
+    )
+    variance = one * zeta_1 + both * zeta_2
+    noise, pair = max(0.0, variance), max(0.0, zeta_2)
     # pooled, the labelled pair is one of the averaged ones: Var D = V_h - V_K, else V_h + V_K
-    spread = zeta_2 - noise if pool else zeta_2 + noise
+    spread = pair - noise if pool else pair + noise
     suggested = next(
         (
             count
@@ -121,6 +150,7 @@ def reference_term_error(pair_values_NCC: Tensor, *, pool: bool = True) -> Monte
         samples=samples,
         pool=pool,
         rho=rho,
+        variance=variance,
         noise_share=noise / spread if spread > 0 else 0.0,
         standard_error=math.sqrt(noise),
         suggested_samples=suggested,
@@ -132,34 +162,58 @@ def reference_term_error(pair_values_NCC: Tensor, *, pool: bool = True) -> Monte
     )
 
 
+def pair_variances(values_NCC: Tensor, mask_NC: Tensor) -> tuple[float, float]:
+    """Return zeta_1 = Var E[h | one draw] and zeta_2 = Var h, given the prompt; mean over prompts.
+
+    Unbiased, and so below zero at times: means of products of two pairs that share 1 or 2 draws,
+    minus the mean of products of pairs that share none, which is the prompt's own E[h]^2. For
+    symmetric ``values_NCC`` (N, C, C) and the draws of ``mask_NC``. Raises ValueError where no
+    prompt has 4 draws, NumericalError for values that are not finite.
+    """
+    kept = mask_NC.sum(dim=1) >= MIN_DRAWS
+    if not bool(kept.any()):
+        raise ValueError(f"the variance of a pair needs a prompt with {MIN_DRAWS} draws")
+    mask_NC = mask_NC[kept]
+    pairs_NCC = mask_NC[:, :, None] & mask_NC[:, None, :]
+    pairs_NCC &= ~torch.eye(mask_NC.shape[1], dtype=torch.bool, device=mask_NC.device)
+    values = values_NCC[kept].double().masked_fill(~pairs_NCC, 0.0)
+    if not bool(torch.isfinite(values).all()):
+        raise NumericalError("the values of the reference pairs are not finite")
+    v = mask_NC.sum(dim=1).double()
+    # a prompt's own constant changes none of the differences below, and digits are kept without it
+    mean = values.sum(dim=(1, 2)) / (v * (v - 1))
+    values = (values - mean[:, None, None]).masked_fill(~pairs_NCC, 0.0)
+    # ordered pairs of unordered pairs, by how many draws they share
+    squares = values.square().sum(dim=(1, 2)) / 2
+    rows = values.sum(dim=2).square().sum(dim=1)
+    total = (values.sum(dim=(1, 2)) / 2).square()
+    both = squares / (v * (v - 1) / 2)
+    one = (rows - 2 * squares) / (v * (v - 1) * (v - 2))
+    none = (total + squares - rows) / (v * (v - 1) * (v - 2) * (v - 3) / 4)
+    return float((one - none).mean()), float((both - none).mean())
+
+
 def leave_one_out(values: Tensor) -> Tensor:
-    """Return the centred sum of squares of all values, then of all but each one, (1 + N,)."""
-    n, total, squares = len(values), values.sum(), values.square().sum()
+    """Return the centred sum of squares of all values, then of all but each one, (1 + N,).
+
+    Each over its degrees of freedom, so that all are estimates of one variance. ``values`` (N,), or
+    (N, Q), whose columns' variances are added.
+    """
+    columns = values.reshape(len(values), -1)
+    n, total, squares = len(columns), columns.sum(0), columns.square().sum(0)
     whole = squares - total**2 / n
-    without = (squares - values**2) - (total - values) ** 2 / (n - 1)
-    # per degree of freedom, so that all are estimates of one number
-    return torch.cat([(whole / (n - 1))[None], without / (n - 2)])
+    without = (squares - columns**2) - (total - columns) ** 2 / (n - 1)
+    return torch.cat([(whole.sum() / (n - 1))[None], without.sum(1) / (n - 2)])
 
 
 def _share(rho: float, k: int) -> float:
     """Return the variance of the mean over all pairs of k draws over that of one pair."""
-    return (4 * (k - 2) * rho + 2) / (k * (k - 1)) if k >= 2 else 1.0
+    if k < 2:
+        return 1.0
+    one, both = _coefficients(k)
+    return one * rho + both
 
 
-def _pair_variances(values_NCC: Tensor) -> tuple[float, float]:
-    """Return unbiased zeta_1 = Var E[h | one draw] and zeta_2 = Var h, mean over prompts.
-
-    Means of products of two pairs that share 1 or 2 draws, minus that of pairs that share none,
-    which is the mean of each prompt's own E[h]^2.
-    """
-    draws = values_NCC.shape[1]
-    first, second = torch.triu_indices(draws, draws, offset=1, device=values_NCC.device)
-    shared_PP = sum(
-        (one[:, None] == other[None, :]).long()
-        for one in (first, second)
-        for other in (first, second)
-    )
-    values_NP = values_NCC[:, first, second]
-    products_PP = torch.einsum("np,nq->pq", values_NP, values_NP) / len(values_NP)
-    none, one, both = (float(products_PP[shared_PP == count].mean()) for count in range(3))
-    return max(0.0, one - none), max(0.0, both - none)
+def _coefficients(k: int) -> tuple[float, float]:
+    """Return what zeta_1 and zeta_2 count in the variance of the mean over all pairs of k draws."""
+    return 4 * (k - 2) / (k * (k - 1)), 2 / (k * (k - 1))

@@ -114,13 +114,13 @@ def test_the_sigmoid_loss_runs_away_in_a_straight_line_and_is_flagged():
 
 
 def test_any_weight_above_zero_runs_away_and_dpo_does_not():
-    half, loss = descend("sigmoid", 0.5, steps=2000)
+    half, loss = descend("sigmoid", 0.5, steps=800)
     margin = half[:, 0] - half[:, 1]
     # the slope tends to -lambda (1 - p) = -0.1
-    assert margin.item() > 2 * 0.1 * 2000
-    assert loss.item() < -30
+    assert margin.item() > 2 * 0.1 * 800
+    assert loss.item() < -12
     assert runaway_check(loss, margin).alarm
-    dpo, loss = descend("sigmoid", 0.0, steps=2000)
+    dpo, loss = descend("sigmoid", 0.0, steps=800)
     margin = dpo[:, 0] - dpo[:, 1]
     assert 0 < loss.item() < 0.001
     assert margin.item() < 10
@@ -128,13 +128,13 @@ def test_any_weight_above_zero_runs_away_and_dpo_does_not():
 
 
 def test_ipo_below_weight_one_and_ramp_converge_and_ipo_at_one_does_not():
-    theta, _ = descend("ipo", 0.9, steps=2000)
+    theta, _ = descend("ipo", 0.9, steps=600)
     # 2 (1 - lambda) m = [(2z - 1) - lambda (2p - 1)] / tau: 0.2 m = 0.46 / 0.5
     assert (theta[0, 0] - theta[0, 1]).item() == pytest.approx(4.6, abs=1e-6)
-    theta, loss = descend("ipo", 1.0, steps=2000)
-    # slope -(0.4 / 0.5) = -0.8 for ever: 2 * 0.1 * 0.8 * 2000
-    assert (theta[0, 0] - theta[0, 1]).item() == pytest.approx(320, abs=1e-6)
-    assert loss.item() < -200
+    theta, loss = descend("ipo", 1.0, steps=600)
+    # slope -(0.4 / 0.5) = -0.8 for ever: 2 * 0.1 * 0.8 * 600
+    assert (theta[0, 0] - theta[0, 1]).item() == pytest.approx(96, abs=1e-6)
+    assert loss.item() < -70
     theta, loss = descend("ramp", 1.0, steps=300)
     # the ramp stops at a margin of 1, at most one step of 2 * 0.4 beyond
     assert 1 <= (theta[0, 0] - theta[0, 1]).item() < 1.8
