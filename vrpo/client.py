@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-import httpx
 from openai import APIConnectionError, InternalServerError, OpenAI, RateLimitError
 from openai.types.fine_tuning import FineTuningJob
 
@@ -79,13 +78,6 @@ def jobs_tagged(client: OpenAI, key: str, value: str) -> list[FineTuningJob]:
     """Return all jobs whose metadata has ``key`` with that value, newest first."""
     query: dict[str, object] = {f"metadata[{key}]": value}
     return list(client.fine_tuning.jobs.list(limit=100, extra_query=query))
-
-
-def read_json(client: OpenAI, job_id: str, path: str) -> dict[str, Any]:
-    """Return a JSON file among the job's artifacts."""
-    where = f"/fine_tuning/jobs/{job_id}/artifacts/{quote(path)}"
-    value: dict[str, Any] = client.get(where, cast_to=httpx.Response).json()
-    return value
 
 
 def watch(client: OpenAI, job_id: str, *, poll_s: float = 1.0) -> Iterator[FineTuningJob]:

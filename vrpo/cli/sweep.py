@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from openai import NotFoundError, OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from vrpo.cli.frontier import (
@@ -18,8 +17,8 @@ from vrpo.cli.frontier import (
     frontier_svg,
 )
 from vrpo.cli.job_request import read_request, set_values, upload_local_files
-from vrpo.cli.output import Exit, Json, console, errors, fail, print_json, print_table
-from vrpo.client import connect, jobs_tagged, read_json, wait
+from vrpo.cli.output import Exit, Json, console, fail, print_json, print_table
+from vrpo.client import connect, jobs_tagged, run_of, wait
 
 SWEEP = "sweep"
 """The key of a job's metadata that names the sweep it belongs to."""
@@ -94,7 +93,7 @@ def frontier(
         found += jobs_tagged(client, SWEEP, sweep)[::_OLDEST_FIRST]
     if not found:
         raise fail(f"no job has the metadata {SWEEP}={sweep}", code=Exit.FAILED)
-    jobs = [_with_evaluation(client, job) for job in found]
+    jobs = [_with_evaluation(job) for job in found]
     jobs.sort(key=lambda job: (job.method or "", job.beta or 0.0))
     value = frontier_json(jobs, figure=figure or common_figure(jobs), sweep=sweep)
     if out is not None:
@@ -114,19 +113,15 @@ def frontier(
         console.print(f"written: {out / 'frontier.html'}", highlight=False, soft_wrap=True)
 
 
-def _with_evaluation(client: OpenAI, job: FineTuningJob) -> FrontierJob:
-    evaluation: dict[str, Any] = {}
-    if job.status == "succeeded":
-        try:
-            evaluation = read_json(client, job.id, "evaluation/evaluation.json")
-        except NotFoundError:
-            errors.print(f"{job.id}: its evaluation has been deleted", highlight=False)
+def _with_evaluation(job: FineTuningJob) -> FrontierJob:
+    """Take the evaluation from the job itself: what its stage ``evaluate`` summed up."""
+    manifest = run_of(job).get("manifest") or {}
     return FrontierJob(
         id=job.id,
         status=job.status,
         method=None if job.method is None else str(job.method.type),
         beta=getattr(job.hyperparameters, "beta", None),
-        evaluation=evaluation,
+        evaluation=manifest.get("evaluate") or {},
     )
 
 
