@@ -56,7 +56,15 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Control weight lambda",
         "How much of the correction was applied at the end of training: 0 is DPO, 1 the paper",
         _C,
-        "below 0.1 where it was estimated: this was DPO in effect",
+    ),
+    "control_weight_estimate": Diagnostic(
+        "Best lambda, as estimated while training",
+        "Least squares on batches that the step had not seen; near 0, p_eta tells nothing",
+        _C,
+        "not above 0 by two standard errors; or near 1 where true preferences would have 1/2",
+    ),
+    "control_weight_trend": Diagnostic(
+        "Trend of lambda", "Its last quarter of the steps minus its first", _C
     ),
     "control_weight_loss": Diagnostic(
         "Variance lost to the choice of lambda",
@@ -104,9 +112,9 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
     ),
     "preference_ece": Diagnostic(
         "Calibration error of p_eta",
-        "Mean distance between predicted and observed preference, in bins",
+        "Mean distance between predicted and observed preference, in bins; above 0 by chance alone",
         _P,
-        "above 0.1, with 100 labelled pairs or more",
+        "above 0.1, and the bins are missed with a p-value below 0.01",
     ),
     "preference_temperature": Diagnostic(
         "Temperature of p_eta",
@@ -117,7 +125,7 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Temperature that p_eta still lacks",
         "What its calibrated logits would still have to be divided by on unseen pairs",
         _P,
-        "outside 0.5 to 2",
+        "outside 0.5 to 2 by two standard errors",
     ),
     "gain_ceiling": Diagnostic(
         "Ceiling of the gain",
@@ -129,6 +137,18 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Mean of (z - p)^2 over the mean of p (1 - p); 1 for honest probabilities",
         _P,
         "below 0.5 (p_eta knows the labels) or above 1 (over-confident), by 4 standard errors",
+    ),
+    "residual_length_z": Diagnostic(
+        "Residuals by length",
+        "Whether labels favour the longer completion more than p_eta says, in standard errors",
+        _P,
+        "p-value below 0.01",
+    ),
+    "residual_logprob_z": Diagnostic(
+        "Residuals by log-prob",
+        "Whether labels favour the likelier completion more than p_eta says, in standard errors",
+        _P,
+        "p-value below 0.01",
     ),
     "preference_agreement": Diagnostic(
         "Agreement of p_eta with the labels",
@@ -170,6 +190,12 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
     "balance_certainty_z": Diagnostic(
         "Balance of certainty",
         "Whether p_eta is surer of labelled pairs than of sampled ones, in standard errors",
+        _R,
+        "p-value below 0.01",
+    ),
+    "balance_refusal_z": Diagnostic(
+        "Balance of refusals",
+        "Whether labelled completions decline to answer more often, in standard errors",
         _R,
         "p-value below 0.01",
     ),
@@ -248,6 +274,12 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "not above 0 by its 95 % interval: the policy optimisation found nothing",
     ),
     "kl": Diagnostic("KL(policy || reference)", "On the policy's own answers", _O, unit="nats"),
+    "kl_of_reference": Diagnostic(
+        "KL(reference || policy)",
+        "On the reference policy's samples of training prompts: what the policy has given up",
+        _O,
+        unit="nats",
+    ),
     "kl_per_token": Diagnostic(
         "KL for each token",
         "How far the policy has left its reference",
@@ -259,7 +291,7 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Drift of preferred completions",
         "Change of their log-prob for each token by training, on held-out pairs",
         _O,
-        "below -0.5: even what is preferred has become unlikely (displacement)",
+        "below -0.5 by two standard errors: even what is preferred has become unlikely",
         "nats",
     ),
     "policy_entropy": Diagnostic("Entropy of the policy", "For each token", _O, unit="nats"),

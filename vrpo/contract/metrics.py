@@ -76,8 +76,8 @@ METRICS: Mapping[str, Metric] = {
     "eval/preferred_drift": Metric(
         "Change of the log-prob of held-out preferred completions by training", "nats"
     ),
-    "eval/preferred_drift_se": Metric("Standard error of that mean", "nats"),
     "eval/preferred_drift_per_token": Metric("The same for each token", "nats"),
+    "eval/preferred_drift_per_token_se": Metric("Standard error of that mean", "nats"),
     "eval/rejected_drift": Metric(
         "Change of the log-prob of the other held-out completions by training", "nats"
     ),

@@ -3,11 +3,14 @@
 Shapes: N = held-out rows, C = labelled completions of a row (2, or 1 of a chat row).
 """
 
+import math
+
 import torch
 from pydantic import JsonValue
 from torch import Tensor
 from torch.nn import functional as F
 
+from vrpo.diagnostics import policy_drift
 from vrpo.evaluate.divergence import clustered_error
 from vrpo.statistics import wilson_interval
 
@@ -34,23 +37,21 @@ def preference_figures(
     change_N2 = (policy_N2 - reference_N2).double()
     margin_N = beta * (change_N2[:, 0] - change_N2[:, 1])
     label_N = label_N.double()
-    first = label_N >= 0.5
-    preferred = torch.where(first, change_N2[:, 0], change_N2[:, 1])
-    length_N = torch.where(first, length_N2[:, 0], length_N2[:, 1])
-    other = torch.where(first, change_N2[:, 1], change_N2[:, 0])
-    signed = torch.where(first, margin_N, -margin_N)
-    each = list(range(len(margin_N)))
+    signed = torch.where(label_N >= 0.5, margin_N, -margin_N)
     result: dict[str, JsonValue] = {
         "valid_loss": float(F.binary_cross_entropy_with_logits(margin_N, label_N)),
         "reward_margin": float(signed.mean()),
-        "reward_margin_se": clustered_error(signed, each),
-        "preferred_drift": float(preferred.mean()),
-        "preferred_drift_se": clustered_error(preferred, each),
-        "preferred_drift_per_token": float(preferred.sum() / length_N.sum()),
-        "rejected_drift": float(other.mean()),
+        "reward_margin_se": clustered_error(signed, range(len(signed))),
     }
     decided = label_N != 0.5
     if bool(decided.any()):
+        drift = policy_drift(policy_N2, reference_N2, length_N2, label_N)
+        result |= {
+            "preferred_drift": drift.preferred,
+            "rejected_drift": drift.other,
+            "preferred_drift_per_token": drift.preferred_per_token,
+            "preferred_drift_per_token_se": _finite(drift.preferred_per_token_se),
+        }
         # a margin of zero is a coin
         right = torch.where(margin_N == 0, 0.5, (signed > 0).double())[decided]
         interval = wilson_interval(float(right.sum()), len(right))
@@ -60,3 +61,8 @@ def preference_figures(
             "preference_accuracy_high": interval.high,
         }
     return result
+
+
+def _finite(error: float) -> float:
+    """Return the error, or 0 for the single row that has none."""
+    return error if math.isfinite(error) else 0.0

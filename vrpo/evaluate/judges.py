@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from vrpo.contract.task import JudgeSource
-from vrpo.engine import Engine, make_example
+from vrpo.engine import Engine, Example, make_example
 from vrpo.errors import JudgeUnavailable
 from vrpo.evaluate.text_classifier import TextClassifierJudge
 from vrpo.preference import PreferenceModel
@@ -96,6 +97,37 @@ class PreferenceModelJudge:
             Verdict(0.5 if c.policy_ids == c.reference_ids else p)
             for c, p in zip(contests, torch.sigmoid(logits).tolist(), strict=True)
         ]
+
+
+class ImplicitRewardJudge:
+    """The implicit rewards of policies, ``scale (log policy - log anchor)``, averaged over them.
+
+    One policy is loaded at a time.
+    """
+
+    def __init__(
+        self, policies: Sequence[Callable[[], Engine]], scales: Sequence[float], *, anchor: Engine
+    ) -> None:
+        self._policies = policies
+        self._scales = scales
+        self._anchor = anchor
+
+    def verdicts(self, contests: Sequence[Contest]) -> list[Verdict]:
+        """Return one verdict per contest. Equal answers tie."""
+        examples = [make_example(c.prompt_ids, (c.policy_ids, c.reference_ids)) for c in contests]
+        anchor_N2 = _logprobs(self._anchor, examples)
+        logits_N = torch.zeros(len(contests))
+        for load, scale in zip(self._policies, self._scales, strict=True):
+            rewards_N2 = scale * (_logprobs(load(), examples) - anchor_N2)
+            logits_N += (rewards_N2[:, 0] - rewards_N2[:, 1]) / len(self._policies)
+        return [
+            Verdict(0.5 if c.policy_ids == c.reference_ids else p)
+            for c, p in zip(contests, torch.sigmoid(logits_N).tolist(), strict=True)
+        ]
+
+
+def _logprobs(engine: Engine, examples: Sequence[Example]) -> Tensor:
+    return torch.stack([outputs.logprobs_C.cpu() for outputs in engine.score(examples)])
 
 
 class RewardJudge:

@@ -4,7 +4,7 @@ Letters: P probed rows, C = 2 + K completions.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.data.tokenise import TokenisedRow, end_ids
+from vrpo.diagnostics import refusals
 from vrpo.evaluate.checks import ControlStatistics, Evidence, Probe, Samples, Scores
 from vrpo.evaluate.probe import read_probe
 from vrpo.models import load_tokenizer
@@ -72,9 +73,9 @@ def _probe(task: StageTask, data: PreferenceData, spec: JobSpec) -> Probe | None
     if isinstance(method, DpoMethod):
         loss = "ipo" if method.dpo.loss == "ipo" else None
     if loss == "ipo":
-        return Probe(places, ratio_PC / data.length_NC[places])
+        return Probe(places, ratio_PC / data.length_NC[places], ratio_PC)
     assert spec.hyperparameters.beta is not None
-    return Probe(places, spec.hyperparameters.beta * ratio_PC)
+    return Probe(places, spec.hyperparameters.beta * ratio_PC, ratio_PC)
 
 
 def _control(task: StageTask) -> ControlStatistics | None:
@@ -86,6 +87,7 @@ def _control(task: StageTask) -> ControlStatistics | None:
             pairs_N2 = torch.tensor(kept["statistics"], dtype=torch.float64).view(-1, 2)
             return ControlStatistics(
                 weight=kept["control_weight"],
+                estimate=kept["estimate"],
                 standard_error=kept["standard_error"],
                 a=pairs_N2[:, 0],
                 d=pairs_N2[:, 1],
@@ -98,11 +100,22 @@ def _samples(task: StageTask, rows: list[TokenisedRow]) -> Samples | None:
     if folder is None:
         return None
     groups = read_samples(Path(folder) / SAMPLES)
-    ends = end_ids(load_tokenizer(task.models["base"]))
+    tokenizer = load_tokenizer(task.models["base"])
+    ends = end_ids(tokenizer)
     labelled = [ids for row in rows for ids in row.completions]
     cut_off = sum(ids[-1] not in ends for ids in labelled)
+
+    def declined(completions: Sequence[Sequence[int]]) -> torch.Tensor:
+        ids = [list(one) for one in completions]
+        return refusals([str(tokenizer.decode(one, skip_special_tokens=True)) for one in ids])
+
     return Samples(
         ids=[[completion.ids for completion in group] for group in groups],
         finish_reasons=[[completion.finish_reason for completion in group] for group in groups],
         labelled_truncated_share=cut_off / max(1, len(labelled)),
+        labelled_refusal_N2=torch.stack([declined(row.completions) for row in rows]),
+        sampled_refusal_NK=torch.nn.utils.rnn.pad_sequence(
+            [declined([completion.ids for completion in group]) for group in groups],
+            batch_first=True,
+        ),
     )

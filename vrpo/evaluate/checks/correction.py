@@ -1,17 +1,19 @@
 """Is the correction helping: the variance of the gradient with it, over that of DPO."""
 
-import torch
+from collections.abc import Iterator
 
 from vrpo.control import pair_changes
 from vrpo.diagnostics import (
     VarianceRatio,
     compare_weights,
+    control_weight_check,
     label_gain,
     predicted_variance_ratio,
     reference_term_error,
     term_split,
 )
 from vrpo.diagnostics.terms import MIN_PROMPTS as MIN_PROMPTS_OF_TERMS
+from vrpo.diagnostics.variance import MIN_DRAWS
 from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import ControlStatistics, Evidence, Probe, Scores
 from vrpo.statistics import Interval
@@ -20,7 +22,6 @@ MIN_PROMPTS = 32
 """Fewer probed prompts than this say nothing about a variance."""
 NO_WEIGHT = 0.1
 """An estimated control weight below this is DPO in effect."""
-MIN_PAIRS_OF_SAMPLES = 2
 
 
 def correction_checks(evidence: Evidence) -> list[Check]:
@@ -32,19 +33,7 @@ def correction_checks(evidence: Evidence) -> list[Check]:
     if evidence.scores is not None:
         samples = evidence.scores.sample_mask_NK.shape[1]
     checks = _variance_checks(control, samples) if is_measured(control) else []
-    is_estimated = evidence.vrpo.control_weight == "auto"
-    is_zero = is_estimated and control.weight < NO_WEIGHT
-    checks.append(
-        Check(
-            "control_weight",
-            control.weight,
-            is_zero,
-            "The correction was switched off by its own estimate: this was DPO in effect."
-            if is_zero
-            else "",
-            standard_error=control.standard_error,
-        )
-    )
+    checks += _weight_checks(evidence, control, samples)
     if evidence.probe is not None and evidence.scores is not None:
         checks += _term_checks(evidence, evidence.probe, evidence.scores, control)
     return checks
@@ -53,6 +42,32 @@ def correction_checks(evidence: Evidence) -> list[Check]:
 def is_measured(control: ControlStatistics) -> bool:
     """Whether enough prompts were probed, and their gradients vary at all."""
     return len(control.a) >= MIN_PROMPTS and bool(control.a.std() > 0)
+
+
+def _weight_checks(evidence: Evidence, control: ControlStatistics, samples: int) -> Iterator[Check]:
+    yield Check("control_weight", control.weight, standard_error=control.standard_error)
+    history = [
+        values["vrpo/control_weight"]
+        for stage in ("train_reward", "train_policy")
+        for _, values in evidence.series.get(stage, ())
+        if "vrpo/control_weight" in values
+    ]
+    if control.estimate is None or control.standard_error is None:
+        return
+    found = control_weight_check(
+        control.estimate, control.standard_error, samples=samples, pool=evidence.pool
+    )
+    yield Check(
+        "control_weight_estimate",
+        control.estimate,
+        found.alarm,
+        found.meaning,
+        standard_error=control.standard_error,
+    )
+    if evidence.vrpo is not None and evidence.vrpo.control_weight == "auto" and len(history) > 3:
+        quarter = len(history) // 4
+        first, last = history[:quarter], history[-quarter:]
+        yield Check("control_weight_trend", sum(last) / quarter - sum(first) / quarter)
 
 
 def _variance_checks(control: ControlStatistics, samples: int) -> list[Check]:
@@ -113,26 +128,21 @@ def _term_checks(
     checks = [Check("correction_z", split.z, split.alarm, split.meaning)]
     if split.cosine is not None:
         checks.append(Check("gradient_cosine", split.cosine))
-    whole = mask.all(dim=1)
-    if mask.shape[1] >= MIN_PAIRS_OF_SAMPLES and int(whole.sum()) >= MIN_PROMPTS:
-        rewards = probe.rewards_PC[whole]
-        # rewards start at zero, so they are their own change over the whole of training
-        changes = pair_changes(
-            rewards,
-            rewards,
-            preference[whole],
-            loss=evidence.loss,
-            margin_clip=evidence.margin_clip,
-            tau=evidence.tau,
-        )
-        noise = reference_term_error(torch.as_tensor(changes), pool=evidence.pool)
-        checks += [
-            Check("noise_share", noise.noise_share),
-            Check(
-                "suggested_samples",
-                float(noise.suggested_samples),
-                noise.alarm,
-                noise.meaning,
-            ),
-        ]
-    return checks
+    draws = mask.sum(dim=1) + 2
+    if int((draws >= MIN_DRAWS).sum()) < MIN_PROMPTS:
+        return checks
+    # rewards start at zero, so they are their own change over the whole of training
+    changes = pair_changes(
+        probe.rewards_PC,
+        probe.rewards_PC,
+        preference,
+        loss=evidence.loss,
+        margin_clip=evidence.margin_clip,
+        tau=evidence.tau,
+    )
+    noise = reference_term_error(changes, pool=evidence.pool, sample_mask=mask)
+    return [
+        *checks,
+        Check("noise_share", noise.noise_share),
+        Check("suggested_samples", float(noise.suggested_samples), noise.alarm, noise.meaning),
+    ]

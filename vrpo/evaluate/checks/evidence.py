@@ -34,6 +34,8 @@ class Probe:
 
     places_P: Tensor
     rewards_PC: Tensor
+    change_PC: Tensor | None = None
+    """Change of the policy's log-probs by training; None for rewards of a reward model."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class ControlStatistics:
     """The control weight at the end, and the statistics (a, d) that it was estimated from."""
 
     weight: float
+    estimate: float | None
+    """The best weight, also where a fixed one was used; None until it was stable."""
     standard_error: float | None
     a: Tensor
     d: Tensor
@@ -54,6 +58,9 @@ class Samples:
     finish_reasons: Sequence[Sequence[str]]
     labelled_truncated_share: float
     """Share of labelled completions without an end of sequence."""
+    labelled_refusal_N2: Tensor | None = None
+    """1 for completions that decline to answer."""
+    sampled_refusal_NK: Tensor | None = None
 
 
 @dataclass(frozen=True)

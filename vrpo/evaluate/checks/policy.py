@@ -6,6 +6,7 @@ from typing import Any
 from vrpo.diagnostics import agreement_check
 from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import Evidence
+from vrpo.evaluate.divergence import clustered_error
 from vrpo.statistics import Interval
 
 KL_LIMIT = 1.0
@@ -94,14 +95,24 @@ def _movement(evidence: Evidence) -> list[Check]:
         says = "The policy has left its reference: a larger beta, or fewer steps."
         checks.append(Check("kl_per_token", found["kl_per_token"], is_far, says if is_far else ""))
         checks.append(Check("policy_entropy", found["policy_entropy"]))
+    checks += _given_up(evidence)
     if "preferred_drift_per_token" in found:
         drift = found["preferred_drift_per_token"]
-        is_displaced = drift < DRIFT_LIMIT
+        error = found["preferred_drift_per_token_se"]
+        is_displaced = drift + 2 * error < DRIFT_LIMIT
         says = (
             "Training has made even preferred completions unlikely: a larger beta, a smaller "
             "learning rate, or supervised training on the preferred completions first."
         )
-        checks.append(Check("preferred_drift", drift, is_displaced, says if is_displaced else ""))
+        checks.append(
+            Check(
+                "preferred_drift",
+                drift,
+                is_displaced,
+                says if is_displaced else "",
+                standard_error=error,
+            )
+        )
     if "reference_valid_loss" in found:
         change = found["valid_loss"] - found["reference_valid_loss"]
         says = "Training made held-out text less likely: fewer epochs or a lower learning rate."
@@ -115,6 +126,21 @@ def _movement(evidence: Evidence) -> list[Check]:
         says = "Answers have another length: read the length-controlled win rate."
         checks.append(Check("length_ratio", ratio, is_other, says if is_other else ""))
     return checks
+
+
+def _given_up(evidence: Evidence) -> list[Check]:
+    """KL(reference || policy): what the reference's samples have lost under the policy."""
+    probe, scores = evidence.probe, evidence.scores
+    if probe is None or probe.change_PC is None or scores is None:
+        return []
+    mask = scores.sample_mask_NK[probe.places_P]
+    kept = mask.any(dim=1)
+    if not bool(kept.any()):
+        return []
+    change = probe.change_PC[:, 2:].double().masked_fill(~mask, 0.0)[kept]
+    lost = -change.sum(dim=1) / mask[kept].sum(dim=1)
+    error = clustered_error(lost, range(len(lost)))
+    return [Check("kl_of_reference", float(lost.mean()), standard_error=error)]
 
 
 def _wins(evidence: Evidence) -> list[Check]:

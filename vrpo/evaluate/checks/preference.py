@@ -1,25 +1,23 @@
 """Is the preference model right: accuracy, calibration and residuals on labels it did not see."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vrpo.diagnostics import agreement_check, residual_check
-from vrpo.evaluate.checks.check import Check
-from vrpo.evaluate.checks.evidence import Evidence
-from vrpo.preference.calibration import (
-    expected_calibration_error,
-    fit_temperature,
-    pair_accuracy,
+from vrpo.diagnostics import (
+    CalibrationCheck,
+    agreement_check,
+    calibration_check,
+    residual_check,
+    residual_slice,
 )
-from vrpo.statistics import wilson_interval
+from vrpo.diagnostics.calibration import ALARM_P_VALUE
+from vrpo.evaluate.checks.check import Check
+from vrpo.evaluate.checks.evidence import Evidence, Scores
 
-COIN_NLL = math.log(2)
 ECE_LIMIT = 0.1
-ECE_PAIRS = 100
-TEMPERATURES = (0.5, 2.0)
 WHAT_TO_DO = "give more labels, another backbone, or a judge"
 
 
@@ -35,15 +33,17 @@ def preference_checks(evidence: Evidence) -> list[Check]:
     label_N = scores.label_N.double().clamp(0, 1)
     p_N = scores.preference_NCC[:, 0, 1].double()
     logits_N = torch.logit(p_N, eps=1e-7)
-    checks = [_accuracy(logits_N, label_N), *_calibration(logits_N, label_N)]
+    found = calibration_check(logits_N, label_N)
+    checks = [_accuracy(found, label_N), *_calibration(found)]
     if "temperature" in evidence.fitted:
         checks.append(Check("preference_temperature", float(evidence.fitted["temperature"])))
-    checks.append(Check("gain_ceiling", float((2 * p_N - 1).square().mean())))
+    checks.append(Check("gain_ceiling", found.gain_ceiling))
     hard = (label_N == 0) | (label_N == 1)
     if bool(hard.any()):
-        found = residual_check(label_N[hard], p_N[hard])
-        ratio = found.observed / found.promised if found.promised > 0 else math.inf
-        checks.append(Check("residual_ratio", ratio, found.alarm, found.meaning))
+        residuals = residual_check(label_N[hard], p_N[hard])
+        ratio = residuals.observed / residuals.promised if residuals.promised > 0 else math.inf
+        checks.append(Check("residual_ratio", ratio, residuals.alarm, residuals.meaning))
+    checks += _slices(scores, label_N, p_N)
     agreed = agreement_check(logits_N, label_N, p_N)
     if agreed.model_with_labels is not None:
         checks.append(
@@ -60,46 +60,39 @@ def preference_checks(evidence: Evidence) -> list[Check]:
     return checks
 
 
-def _accuracy(logits_N: Tensor, label_N: Tensor) -> Check:
+def _accuracy(found: CalibrationCheck, label_N: Tensor) -> Check:
+    interval = found.accuracy
+    if interval is None:
+        return Check("preference_accuracy", 0.5, True, "No label prefers either completion.")
     number = int((label_N != 0.5).sum())
-    accuracy = pair_accuracy(logits_N, label_N)
-    if not number:
-        return Check("preference_accuracy", accuracy, True, "No label prefers either completion.")
-    interval = wilson_interval(accuracy * number, number)
+    is_chance = interval.low <= 0.5
     return Check(
         "preference_accuracy",
-        accuracy,
-        interval.low <= 0.5,
+        interval.value,
+        is_chance,
         f"p_eta is no better than chance on unseen pairs: {WHAT_TO_DO}."
-        if interval.low <= 0.5
+        if is_chance
         else "p_eta knows something about pairs that it has not seen.",
-        standard_error=math.sqrt(accuracy * (1 - accuracy) / number),
+        standard_error=math.sqrt(interval.value * (1 - interval.value) / number),
         interval=interval,
     )
 
 
-def _calibration(logits_N: Tensor, label_N: Tensor) -> list[Check]:
-    losses_N = F.binary_cross_entropy_with_logits(logits_N, label_N, reduction="none")
-    nll = float(losses_N.mean())
-    error = float(losses_N.std()) / math.sqrt(len(losses_N)) if len(losses_N) > 1 else 0.0
-    is_worse = nll - 2 * error > COIN_NLL
-    ece = expected_calibration_error(logits_N, label_N)
-    is_off = ece > ECE_LIMIT and len(label_N) >= ECE_PAIRS
-    remaining = fit_temperature(logits_N, label_N)
-    low, high = TEMPERATURES
-    is_scaled = low <= remaining <= high
-    too_sure = "over" if remaining > high else "under"
+def _calibration(found: CalibrationCheck) -> list[Check]:
+    p_value = found.bins_p_value
+    is_off = found.ece > ECE_LIMIT and p_value is not None and p_value < ALARM_P_VALUE
+    is_scaled = not (found.overconfident or found.underconfident)
     return [
         Check(
             "preference_nll",
-            nll,
-            is_worse,
-            "p_eta is worse than a coin: keep preference.calibrate on." if is_worse else "",
-            standard_error=error,
+            found.nll,
+            found.useless,
+            found.meaning if found.useless else "",
+            standard_error=found.nll_se,
         ),
         Check(
             "preference_ece",
-            ece,
+            found.ece,
             is_off,
             "p_eta's probabilities do not come true: see its reliability diagram, and give more "
             "labels to calibrate on."
@@ -108,11 +101,20 @@ def _calibration(logits_N: Tensor, label_N: Tensor) -> list[Check]:
         ),
         Check(
             "remaining_temperature",
-            remaining,
+            found.temperature,
             not is_scaled,
-            ""
-            if is_scaled
-            else f"p_eta is {too_sure}-confident: turn preference.calibrate on, or give it more "
-            "labels to be calibrated on.",
+            "" if is_scaled else found.meaning,
         ),
     ]
+
+
+def _slices(scores: Scores, label_N: Tensor, p_N: Tensor) -> Iterator[Check]:
+    """Whether labels favour length, or what is likely, more or less than p_eta says."""
+    for name, feature, values_NC in (
+        ("residual_length_z", "length", scores.length_NC),
+        ("residual_logprob_z", "likely completions", scores.anchor_NC),
+    ):
+        difference_N = values_NC[:, 0] - values_NC[:, 1]
+        if bool((difference_N != 0).any()):
+            found = residual_slice(feature, label_N, p_N, difference_N)
+            yield Check(name, found.z, found.alarm, found.meaning)

@@ -32,6 +32,21 @@ def reference_checks(evidence: Evidence) -> list[Check]:
     if scores is not None and int(scores.sample_mask_NK.any(dim=1).sum()) > 1:
         for feature in _features(scores):
             checks.append(Check(_NAMES[feature.feature], feature.z, feature.alarm, feature.meaning))
+    samples = evidence.samples
+    if (
+        scores is not None
+        and samples is not None
+        and samples.labelled_refusal_N2 is not None
+        and samples.sampled_refusal_NK is not None
+        and int(scores.sample_mask_NK.any(dim=1).sum()) > 1
+    ):
+        declined = feature_balance(
+            "share of refusals",
+            samples.labelled_refusal_N2,
+            samples.sampled_refusal_NK,
+            scores.sample_mask_NK,
+        )
+        checks.append(Check("balance_refusal_z", declined.z, declined.alarm, declined.meaning))
     if evidence.samples is not None and any(evidence.samples.ids):
         checks += _support(evidence.samples)
     return checks

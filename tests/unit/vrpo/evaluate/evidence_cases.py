@@ -19,6 +19,7 @@ EVALUATION = {
     "preference_accuracy_low": 0.59,
     "preference_accuracy_high": 0.72,
     "preferred_drift_per_token": 0.05,
+    "preferred_drift_per_token_se": 0.01,
     "kl": 3.1,
     "kl_low": 2.8,
     "kl_high": 3.4,
@@ -69,14 +70,16 @@ def good_vrpo(n=600, samples=4, seed=0, **options) -> Evidence:
             sample_mask_NK=torch.ones(n, samples, dtype=torch.bool),
             preference_NCC=torch.sigmoid(gap_NCC),
         ),
-        probe=Probe(places, rewards),
+        probe=Probe(places, rewards, rewards / 0.1),
         control=ControlStatistics(
-            weight=0.9, standard_error=0.04, a=0.9 * d + 0.9 * normal(n), d=d
+            weight=0.9, estimate=0.9, standard_error=0.04, a=0.9 * d + 0.9 * normal(n), d=d
         ),
         samples=Samples(
             ids=[[(row, sample) for sample in range(samples)] for row in range(n)],
             finish_reasons=[["stop"] * samples for _ in range(n)],
             labelled_truncated_share=0.0,
+            labelled_refusal_N2=torch.zeros(n, 2),
+            sampled_refusal_NK=torch.zeros(n, samples),
         ),
         series={
             "train_policy": [
@@ -107,7 +110,7 @@ def with_useless_preference_model(evidence: Evidence) -> Evidence:
     return replace(
         evidence,
         scores=replace(evidence.scores, preference_NCC=preference),
-        control=ControlStatistics(weight=0.03, standard_error=0.02, a=a, d=d),
+        control=ControlStatistics(weight=0.03, estimate=0.03, standard_error=0.02, a=a, d=d),
     )
 
 

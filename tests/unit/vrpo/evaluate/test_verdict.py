@@ -111,6 +111,7 @@ def test_a_fixed_weight_that_adds_noise_did_worse_than_dpo():
     evidence = cases.good_vrpo(control_weight=1.0)
     control = ControlStatistics(
         weight=1.0,
+        estimate=None,
         standard_error=None,
         a=evidence.control.a,
         d=evidence.control.d.flip(0) * 1.5,
