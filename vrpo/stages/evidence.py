@@ -36,7 +36,7 @@ def read_evidence(task: StageTask, spec: JobSpec, summaries: Summaries) -> Evide
     return Evidence(
         spec=spec,
         evaluation=summaries[StageName.EVALUATE],
-        fitted=summaries.get(StageName.FIT_PREFERENCE, {}),
+        fitted=summaries.get(StageName.FIT_PREFERENCE) or summaries.get(StageName.SCORE, {}),
         reward=summaries.get(StageName.TRAIN_REWARD, {}).get("reward_model", {}),
         train_rows=len(rows),
         scores=None if data is None else _scores(data, spec),

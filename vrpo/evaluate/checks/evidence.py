@@ -71,7 +71,7 @@ class Evidence:
     evaluation: Mapping[str, Any]
     """The summary of the stage ``evaluate``."""
     fitted: Mapping[str, Any] = field(default_factory=dict)
-    """The summary of ``fit_preference``; empty where nothing was fitted."""
+    """The summary of the stage in which p_eta was fitted or calibrated."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     """The summary of ``train_reward``; empty for the one-stage scheme."""
     train_rows: int = 0
