@@ -20,8 +20,6 @@ started again, or shared out by seeds over several processes. ``--report`` write
 """
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -29,6 +27,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.result_rows import append_row, read_rows, row_key
 from benchmarks.sentiment_arms import ARMS, Training
 from benchmarks.sentiment_laws import LAWS, RATINGS_FILE, LawName, score_distributions
 from benchmarks.sentiment_run import Cell, SeedWorld, make_held_out, run_cell
@@ -101,7 +100,7 @@ def main() -> None:
 
         write(output)
         return
-    done = {_key(row["settings"], row["seed"], row["cell"]) for row in read_rows(output)}
+    done = {row_key(row) for row in read_rows(output)}
     base = Base.load(options.model)
     needs_ratings = "rater_noise" in options.laws
     scores = score_distributions(options.data / RATINGS_FILE) if needs_ratings else None
@@ -125,12 +124,12 @@ def main() -> None:
             training=training,
         )
         for cell in cells:
-            if _key(settings, seed, asdict(cell)) in done:
+            about = {"settings": settings, "seed": seed, "cell": asdict(cell)}
+            if row_key(about) in done:
                 continue
             started = time.monotonic()
             figures = run_cell(base, world, held_out, cell)
-            row = {"settings": settings, "seed": seed, "cell": asdict(cell), **figures}
-            append_row(output, row)
+            append_row(output, {**about, **figures})
             print(
                 f"seed {seed} {cell.part:10} {cell.law} {cell.reference} {cell.preference} "
                 f"n {cell.labels} beta {cell.beta} {cell.arm:10} "
@@ -139,27 +138,6 @@ def main() -> None:
                 f"lambda {figures.get('control_weight')} {time.monotonic() - started:.0f} s",
                 flush=True,
             )
-
-
-def read_rows(path: Path) -> list[dict]:
-    """Return the rows of a results file, none where it does not exist."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def append_row(path: Path, row: dict[str, object]) -> None:
-    """Add one line in one write, so that several processes may share the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(file, (json.dumps(row, ensure_ascii=False) + "\n").encode())
-    finally:
-        os.close(file)
-
-
-def _key(settings: object, seed: object, cell: object) -> str:
-    return json.dumps([settings, seed, cell], sort_keys=True)
 
 
 def _options() -> argparse.Namespace:

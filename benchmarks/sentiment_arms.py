@@ -1,4 +1,4 @@
-"""The methods that the sentiment benchmark compares, and the training of one policy by one of them.
+"""The methods that the benchmarks compare, and the training of one policy by one of them.
 
 Every arm sees the same prompts, labels, order of batches and number of steps; arms differ in the
 loss alone.
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from benchmarks.sentiment_world import Pool
 from vrpo.control import ControlWeight, control_statistics
 from vrpo.engine import Engine, Example, Trainer, epoch_order
 from vrpo.losses import vrpo_loss
@@ -67,13 +66,9 @@ def trainable(model: PreTrainedModel, training: Training, *, seed: int) -> nn.Mo
 
 
 def train_supervised(
-    policy: nn.Module, pool: Pool, label_N: Tensor, training: Training, *, seed: int
+    policy: nn.Module, examples: Sequence[Example], training: Training, *, seed: int
 ) -> None:
-    """Train on the preferred completions alone."""
-    examples = [
-        Example(example.prompt_ids, (example.completions[0 if label > 0.5 else 1],))
-        for example, label in zip(pool.examples, label_N.tolist(), strict=True)
-    ]
+    """Train on all completions of the examples, by their mean log-prob per token."""
     batches = _batches(len(examples), training, seed=seed)
     trainer = _trainer(policy, training, steps=len(batches))
     for batch in batches:
@@ -82,9 +77,18 @@ def train_supervised(
         trainer.step(chosen, lambda values, mask, _: -(values * mask).sum(1), normaliser=tokens)
 
 
+def preferred(examples: Sequence[Example], label_N: Tensor) -> list[Example]:
+    """Return the examples with the preferred one of their first two completions alone."""
+    return [
+        Example(example.prompt_ids, (example.completions[0 if label > 0.5 else 1],))
+        for example, label in zip(examples, label_N.tolist(), strict=True)
+    ]
+
+
 def train_preference(
     policy: nn.Module,
-    pool: Pool,
+    examples: Sequence[Example],
+    anchor_NC: Tensor,
     label_N: Tensor,
     preference_NCC: Tensor,
     *,
@@ -95,22 +99,22 @@ def train_preference(
 ) -> ControlWeight:
     """Train by the VRPO loss of an arm; return its control weight.
 
-    ``pool`` has the 2 + K completions that the arm uses, ``preference_NCC`` their predicted
-    preferences.
+    The examples have the 2 + K completions that the arm uses, ``anchor_NC`` their log-probs under
+    the reference policy, ``preference_NCC`` their predicted preferences.
     """
     control = ControlWeight(arm.control_weight)
-    batches = _batches(len(pool.examples), training, seed=seed)
+    batches = _batches(len(examples), training, seed=seed)
     trainer = _trainer(policy, training, steps=len(batches))
     before: Tensor | None = None
     for step, batch in enumerate(batches):
-        examples = [pool.examples[index] for index in batch]
+        chosen_B = [examples[index] for index in batch]
         rows = torch.tensor(batch)
-        anchor, preference, label = pool.anchor_NC[rows], preference_NCC[rows], label_N[rows]
+        anchor, preference, label = anchor_NC[rows], preference_NCC[rows], label_N[rows]
         weight = control.current
         is_probed = control.estimate is None or step % PROBE_EVERY == 0
         scored = None
         if arm.control_weight == "auto" and is_probed and step + 1 < len(batches):
-            following = [pool.examples[index] for index in batches[step + 1]]
+            following = [examples[index] for index in batches[step + 1]]
             scored = torch.stack(trainer.engine.logprobs(following, grad=False))
 
         def loss(
@@ -132,7 +136,7 @@ def train_preference(
                 margin_clip=arm.margin_clip,
             )
 
-        result = trainer.step(examples, loss, normaliser=len(batch))
+        result = trainer.step(chosen_B, loss, normaliser=len(batch))
         if before is not None:
             # this batch's change of rewards over the last step, which did not depend on it
             a, d = control_statistics(

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.result_rows import read_rows
 from benchmarks.seed_statistics import Estimate, estimate, label_equivalent
 from benchmarks.sentiment_plots import plot
 
@@ -19,7 +20,7 @@ NO_PAIR_LOSS = ("reference", "sft", "dpo")
 
 def write(path: Path) -> None:
     """Write Markdown, JSON and a plot beside the file of rows."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(path)
     table = by_setting(rows)
     body = {
         "settings": rows[0]["settings"],

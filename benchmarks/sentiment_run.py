@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from benchmarks.sentiment_arms import (
     ARMS,
     Training,
+    preferred,
     train_preference,
     train_supervised,
     trainable,
@@ -109,7 +110,8 @@ class SeedWorld:
         label_N = self.labels(cell.law, cell.labels)
         if cell.arm == "sft":
             pool = self.pool("right", cell.labels)
-            train_supervised(policy, pool, label_N, self._training, seed=self.seed)
+            examples = preferred(pool.examples, label_N)
+            train_supervised(policy, examples, self._training, seed=self.seed)
             return policy, {}
         arm = ARMS[cell.arm]
         columns = 2 + arm.samples
@@ -127,7 +129,8 @@ class SeedWorld:
             preference, about = torch.full((cell.labels, 2, 2), 0.5), {}
         control = train_preference(
             policy,
-            pool,
+            pool.examples,
+            pool.anchor_NC,
             label_N,
             preference,
             arm=arm,
@@ -164,7 +167,8 @@ class SeedWorld:
         if reference == "model":
             policy = trainable(self._base.model, self._training, seed=self.seed)
             label_N = self.labels("bradley_terry", len(right.prompts))
-            train_supervised(policy, right, label_N, self._training, seed=self.seed)
+            examples = preferred(right.examples, label_N)
+            train_supervised(policy, examples, self._training, seed=self.seed)
             model, temperature = cast(PreTrainedModel, policy), 1.0
         drawn = self._sample(
             right.prompts,
