@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -167,6 +168,7 @@ def training_prompts(count: int, *, seed: int) -> list[str]:
     return every[:count]
 
 
+@cache
 def vader() -> Callable[[str], float] | None:
     """Return VADER's compound score in [-1, 1], or None where it is not installed."""
     if importlib.util.find_spec("vaderSentiment") is None:
