@@ -161,8 +161,8 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, default=ROOT / "examples" / "tiny-reviews", help="folder of the base")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    add("--train", type=int, default=384, help="labelled pairs of the policy")
+    add("--arms", nargs="+", choices=ARMS, default=["dpo", "paper", "ours"])
+    add("--train", type=int, default=256, help="labelled pairs of the policy")
     add("--judge", type=int, default=400, help="labelled pairs of the judge")
     add("--test", type=int, default=400, help="held-out pairs")
     add("--contest", type=int, default=96, help="held-out prompts that are answered")

@@ -8,9 +8,9 @@ openings. Not every crossing is run; the parts of the design:
     labels       Bradley-Terry, right reference, estimated p_eta: all arms at every label count, and
                  DPO at twice the largest
     laws         the other laws: DPO and the VRPO arms at one label count
-    preference   p_eta true, wrong (reversed), a coin: both VRPO arms at one label count
+    preference   p_eta true, wrong (reversed): both VRPO arms at one label count
     reference    samples from temperature 0.6 or from a model fitted to the preferred completions
-                 alone: both VRPO arms, p_eta estimated, true and wrong
+                 alone, p_eta estimated; the first also with the true one: both VRPO arms
     frontier     three strengths beta: DPO and both VRPO arms at one label count
 
     python -m benchmarks.sentiment [--seeds 0 1 2 3 4] [--model examples/tiny-reviews] [--report]
@@ -57,14 +57,13 @@ def design(
                 for arm in ARMS:
                     yield Cell("laws", arm, law=law, labels=crossing)
     if "preference" in parts:
-        for preference in ("true", "reversed", "coin"):
+        for preference in ("true", "reversed"):
             for arm in CORRECTED:
                 yield Cell("preference", arm, preference=preference, labels=crossing)
     if "reference" in parts:
         for reference, preference in (
             ("temperature", "estimated"),
             ("temperature", "true"),
-            ("temperature", "reversed"),
             ("model", "estimated"),
         ):
             for arm in CORRECTED:
