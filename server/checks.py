@@ -95,7 +95,36 @@ def _file_faults(session: Session, tenant: str, request: CreateJob) -> list[Requ
                     param=param,
                 )
             )
+        elif param == "training_file":
+            faults += _column_faults(request, file_id, file.report.get("preference_columns"))
     return faults
+
+
+def _column_faults(request: CreateJob, file_id: str, columns: str | None) -> list[RequestFault]:
+    """Return what is wrong where p_eta is to come from columns of the training file."""
+    method = request.method
+    if not isinstance(method, VrpoMethod) or method.vrpo.preference.source != "columns":
+        return []
+    if columns is None:
+        return [
+            RequestFault(
+                code="invalid_training_file",
+                message=f"training_file: {file_id} has no preference columns, which "
+                "method.vrpo.preference.source 'columns' needs: samples and preferences, or a_1, "
+                "a_2, chosen_preference and a_1_preference (docs/preference_models.md)",
+                param="training_file",
+            )
+        ]
+    if columns == "pair" and method.vrpo.reference.pool_labelled:
+        return [
+            RequestFault(
+                code="invalid_value",
+                message="method.vrpo.reference.pool_labelled must be false: the columns of "
+                f"{file_id} do not say how a labelled response compares with a sample",
+                param="method.vrpo.reference.pool_labelled",
+            )
+        ]
+    return []
 
 
 def _judge_faults(request: CreateJob, catalogue: Catalogue) -> list[RequestFault]:

@@ -80,6 +80,13 @@ def load_model(
     return model
 
 
+def trained_source(folder: Path, base: ModelSource) -> ModelSource:
+    """Return where a training stage left its model: whole weights, or an adapter on ``base``."""
+    if (folder / "adapter_config.json").exists():
+        return base.model_copy(update={"adapter_path": str(folder)})
+    return ModelSource(path=str(folder))
+
+
 def context_length(config: PretrainedConfig) -> int:
     """Return how many tokens the model has positions for."""
     found = getattr(config.get_text_config(), "max_position_embeddings", None)

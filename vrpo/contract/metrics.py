@@ -120,15 +120,17 @@ INTERVALS: Mapping[str, Metric] = {
 
 PREFIX = "diagnostics/"
 """Of what the report measures; their meaning and alarms are in ``vrpo.contract.diagnostics``."""
+_FOLD = re.compile(r"^preference/fold_[0-9]+/")
 _TEMPERATURE = re.compile(r"^eval/temperature_[0-9.e+-]+/")
 
 
 def metric(name: str) -> Metric | None:
     """Return what a reported name means, or None for a name that no stage reports.
 
-    ``eval/temperature_0.5/win_rate`` means ``eval/win_rate`` at that temperature.
+    ``eval/temperature_0.5/win_rate`` means ``eval/win_rate`` at that temperature,
+    ``preference/fold_0/loss`` the ``loss`` of the training of that fold's policy.
     """
-    name = _TEMPERATURE.sub("eval/", name)
+    name = _FOLD.sub("", _TEMPERATURE.sub("eval/", name))
     if name.startswith(PREFIX):
         found = DIAGNOSTICS.get(name.removeprefix(PREFIX))
         return None if found is None else Metric(found.meaning, found.unit)

@@ -93,7 +93,7 @@ def _plan_vrpo(stages: "_Stages", vrpo: VrpoSpec) -> None:
         known.append(StageName.FIT_PREFERENCE)
     score: dict[str, JsonValue] = {"preference": preference.source}
     if preference.source == "judge":
-        score |= {
+        score["judge"] = {
             "calibrate": preference.calibrate,
             "cross_fit_folds": preference.cross_fit_folds,
             "pool_labelled": reference.pool_labelled,

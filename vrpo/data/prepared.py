@@ -26,7 +26,10 @@ def read_rows(path: Path) -> list[TokenisedRow]:
         for line in lines:
             value = json.loads(line)
             value["prompt_ids"] = tuple(value["prompt_ids"])
-            value["completions"] = tuple(tuple(ids) for ids in value["completions"])
+            for name in ("completions", "samples"):
+                value[name] = tuple(tuple(ids) for ids in value[name])
+            if value["preferences"] is not None:
+                value["preferences"] = tuple(map(tuple, value["preferences"]))
             rows.append(TokenisedRow(**value))
     return rows
 

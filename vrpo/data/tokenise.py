@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from vrpo.data.formats import ASSISTANT, Answer, Message, Row
+from vrpo.data.columns import PreferenceTable
+from vrpo.data.fields import Answer, Message
+from vrpo.data.rows import ASSISTANT, Row
 from vrpo.errors import InvalidTrainingFile
 
 HUMAN = "\n\nHuman:"
@@ -28,19 +30,26 @@ class TokenisedRow:
     completions: tuple[tuple[int, ...], ...]
     label: float
     weight: float
+    samples: tuple[tuple[int, ...], ...] = ()
+    """Completions of the reference policy that the file gives."""
+    preferences: PreferenceTable | None = None
+    """p_eta of the completions and samples, where the file gives it."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt and its longest completion."""
-        return len(self.prompt_ids) + max(map(len, self.completions))
+        """Tokens of the prompt and its longest completion, samples among them."""
+        return len(self.prompt_ids) + max(map(len, (*self.completions, *self.samples)))
 
 
-def tokenise(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> list[TokenisedRow]:
-    """Return the rows in tokens, in their order.
+def tokenise(
+    rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, *, preference_columns: bool = False
+) -> list[TokenisedRow]:
+    """Return the rows in tokens, in their order; the samples of the file only where asked for.
 
-    Raises ``InvalidTrainingFile`` for a prompt or completion of which no token is left.
+    Raises ``InvalidTrainingFile`` for a prompt or completion of which no token is left, and for a
+    row without the preference columns that are asked for.
     """
-    return [_tokenised(row, tokenizer) for row in rows]
+    return [_tokenised(row, tokenizer, preference_columns) for row in rows]
 
 
 def prompt_ids(prompt: Sequence[Message] | str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -65,10 +74,18 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset({int(tokenizer.eos_token_id)})
 
 
-def _tokenised(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenisedRow:
+def _tokenised(
+    row: Row, tokenizer: PreTrainedTokenizerBase, preference_columns: bool
+) -> TokenisedRow:
+    if preference_columns and row.preferences is None:
+        raise InvalidTrainingFile(
+            f"line {row.line}: the job takes p_eta from preference columns, and there are none"
+        )
     prompt = tuple(prompt_ids(row.prompt, tokenizer))
     completions = tuple(tuple(_completion_ids(a, tokenizer)) for a in row.answers)
-    if not prompt or not all(completions):
+    given = row.samples if preference_columns else ()
+    samples = tuple(tuple(_completion_ids(a, tokenizer)) for a in given)
+    if not prompt or not all((*completions, *samples)):
         part = "completion" if prompt else "prompt"
         raise InvalidTrainingFile(
             f"line {row.line}: the {part} has no tokens under the model's tokenizer; give it text"
@@ -80,6 +97,8 @@ def _tokenised(row: Row, tokenizer: PreTrainedTokenizerBase) -> TokenisedRow:
         completions=completions,
         label=row.label,
         weight=row.weight,
+        samples=samples,
+        preferences=row.preferences if preference_columns else None,
     )
 
 

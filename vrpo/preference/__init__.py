@@ -7,9 +7,9 @@ from vrpo.preference.calibration import (
     pair_accuracy,
     reliability_curve,
 )
-from vrpo.preference.crossfit import CrossFitted, cross_fit
+from vrpo.preference.crossfit import CrossFitted, cross_fit, held_out_quality
 from vrpo.preference.files import load_models, load_report, save_models
-from vrpo.preference.fit import fit_preference_model
+from vrpo.preference.fit import PRIOR_PAIRS, fit_preference_model, split_groups
 from vrpo.preference.folds import assign_folds, group_prompts
 from vrpo.preference.models import (
     BradleyTerryModel,
@@ -19,6 +19,7 @@ from vrpo.preference.models import (
 )
 
 __all__ = [
+    "PRIOR_PAIRS",
     "BradleyTerryModel",
     "CrossFitted",
     "GeneralPreferenceModel",
@@ -31,9 +32,11 @@ __all__ = [
     "fit_preference_model",
     "fit_temperature",
     "group_prompts",
+    "held_out_quality",
     "load_models",
     "load_report",
     "pair_accuracy",
     "reliability_curve",
     "save_models",
+    "split_groups",
 ]

@@ -41,7 +41,8 @@ class CrossFitted:
     """One model a fold and how well they do on the pairs they did not see."""
 
     models: tuple[PreferenceModel, ...]
-    """``models[f]`` judges the prompts of fold f, of whose labels it has seen none."""
+    """``models[f]`` judges the prompts of fold f, of whose labels it has seen none. Empty where
+    the judge is no such model: a policy's implicit reward, or an LLM."""
     logits: Tensor
     """(N,) held-out logits of "first is preferred", divided by the fold's temperature."""
     temperatures: tuple[float, ...]
@@ -67,7 +68,7 @@ class CrossFitted:
     def report(self) -> dict[str, Any]:
         """Return everything but the models and the logits, for JSON."""
         return {
-            "folds": len(self.models),
+            "folds": len(self.temperatures),
             "temperature": self.temperature,
             "temperatures": list(self.temperatures),
             "remaining_temperature": self.remaining_temperature,
@@ -139,18 +140,27 @@ def cross_fit(
         held_out = held_out.to(first_NF.device)
         logits_N[held_out] = model.pair_logits(first_NF[held_out], second_NF[held_out])
         models.append(model)
-    return _judged(tuple(models), logits_N, label_N, weight)
+    temperatures = [model.temperature.item() for model in models]
+    return held_out_quality(logits_N, label_N, temperatures, weight=weight, models=models)
 
 
-def _judged(
-    models: tuple[PreferenceModel, ...], logits_N: Tensor, label_N: Tensor, weight: Tensor | None
+def held_out_quality(
+    logits_N: Tensor,
+    label_N: Tensor,
+    temperatures: Sequence[float],
+    *,
+    weight: Tensor | None = None,
+    models: Sequence[PreferenceModel] = (),
 ) -> CrossFitted:
-    temperatures = tuple(model.temperature.item() for model in models)
-    in_sample = len(models) == 1
+    """Return how well held-out logits, already divided by their fold's temperature, do.
+
+    ``temperatures``: one for each fold; with one fold the numbers are of pairs that were seen.
+    """
+    in_sample = len(temperatures) == 1
     return CrossFitted(
-        models=models,
+        models=tuple(models),
         logits=logits_N,
-        temperatures=temperatures,
+        temperatures=tuple(temperatures),
         temperature=math.exp(sum(map(math.log, temperatures)) / len(temperatures)),
         remaining_temperature=fit_temperature(logits_N, label_N, weight=weight),
         accuracy=pair_accuracy(logits_N, label_N),

@@ -32,13 +32,12 @@ from vrpo.evaluate.contest import (
 )
 from vrpo.evaluate.divergence import divergence
 from vrpo.evaluate.held_out import language_model_loss, preference_figures
-from vrpo.evaluate.judges import Contest, Judge, PreferenceModelJudge, Verdict, listed_judge
+from vrpo.evaluate.judges import Contest, Judge, Verdict, listed_judge
 from vrpo.evaluate.probe import probed_places, write_probe
-from vrpo.models import load_model, load_tokenizer
-from vrpo.preference import load_models
+from vrpo.models import load_model, load_tokenizer, trained_source
 from vrpo.reward import RewardModel, load_reward_model
 from vrpo.stages.context import StageContext
-from vrpo.stages.fit_preference import HEADS, backbone_source
+from vrpo.stages.preferences import own_judge
 from vrpo.stages.score import labelled_and_sampled
 from vrpo.stages.train_reward import REWARD
 from vrpo.stages.training_loop import MODEL
@@ -90,11 +89,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
 
 
 def policy_source(task: StageTask) -> ModelSource:
-    """Return where the trained policy is: whole weights, or an adapter on the base model."""
-    folder = Path(task.inputs[StageName.TRAIN_POLICY]) / MODEL
-    if (folder / "adapter_config.json").exists():
-        return task.models["base"].model_copy(update={"adapter_path": str(folder)})
-    return ModelSource(path=str(folder))
+    """Return where the trained policy is."""
+    return trained_source(Path(task.inputs[StageName.TRAIN_POLICY]) / MODEL, task.models["base"])
 
 
 class _Models:
@@ -217,9 +213,7 @@ def _judge(task: StageTask, config: Config, device: str) -> Judge | None:
     if config.judge is None:
         return None
     if config.judge == PREFERENCE_JUDGE:
-        folder = Path(task.inputs[StageName.FIT_PREFERENCE]) / HEADS
-        backbone = Engine(load_model(backbone_source(task), device=device))
-        return PreferenceModelJudge(backbone, load_models(folder))
+        return own_judge(task, device=device)
     assert task.judge is not None
     return listed_judge(task.judge)
 

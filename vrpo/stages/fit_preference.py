@@ -1,9 +1,11 @@
-"""Stage ``fit_preference``: the auxiliary preference model p_eta, one head per fold of prompts.
+"""Stage ``fit_preference``: the auxiliary preference model p_eta, one for each fold of prompts.
 
-The heads read hidden states of a frozen backbone, computed once for all folds.
+``fit``: heads that read hidden states of a frozen backbone, computed once for all folds.
+``implicit``: policies trained with DPO, whose implicit reward says which completion is better.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,14 +13,19 @@ import torch
 from pydantic import JsonValue
 
 from vrpo.contract.base import Spec
+from vrpo.contract.run import TrainingSpec
+from vrpo.contract.spec import ResolvedHyperparameters
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import TRAIN, examples_of, read_rows
+from vrpo.data.tokenise import TokenisedRow
 from vrpo.engine import Engine
 from vrpo.errors import DatasetTooSmall
 from vrpo.models import load_model
-from vrpo.preference import assign_folds, cross_fit, group_prompts, save_models
+from vrpo.preference import CrossFitted, assign_folds, cross_fit, group_prompts, save_models
+from vrpo.stages import fit_implicit
 from vrpo.stages.context import StageContext
+from vrpo.stages.training_loop import TrainerConfig
 
 HEADS = "heads"
 FOLDS = "folds.json"
@@ -27,7 +34,7 @@ FOLDS = "folds.json"
 class Config(Spec):
     """What decides the outputs."""
 
-    source: Literal["fit"]
+    source: Literal["fit", "implicit"]
     kind: Literal["gpm", "bradley_terry"]
     embedding_size: int
     cross_fit_folds: int
@@ -36,10 +43,13 @@ class Config(Spec):
     learning_rate: float
     weight_decay: float
     seed: int
+    training: TrainingSpec | None = None
+    """Of ``implicit``, as are the hyperparameters."""
+    hyperparameters: ResolvedHyperparameters | None = None
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Write ``heads/`` (one head per fold), ``folds.json`` and ``calibration.json``.
+    """Write ``folds.json``, ``calibration.json``, and heads or policies, one for each fold.
 
     Raises ``DatasetTooSmall`` when there are fewer distinct prompts than folds.
     """
@@ -53,10 +63,69 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
             "lower preference.cross_fit_folds or add prompts"
         )
     folds = assign_folds(prompts, folds=config.cross_fit_folds, seed=config.seed)
+    if config.source == "fit":
+        fitted = _fit_heads(task, config, rows, folds, groups, context)
+    else:
+        assert config.training is not None
+        assert config.hyperparameters is not None
+        fitted = fit_implicit.fit(
+            task,
+            TrainerConfig(
+                training=config.training, hyperparameters=config.hyperparameters, seed=config.seed
+            ),
+            rows,
+            folds_N=folds,
+            groups=groups,
+            calibrate=config.calibrate,
+            context=context,
+        )
+    (context.workdir / FOLDS).write_text(json.dumps(folds))
+    (context.workdir / "calibration.json").write_text(json.dumps(fitted.report(), indent=2))
+    return report_quality(fitted, context, step=config.n_epochs * config.cross_fit_folds)
+
+
+def report_quality(
+    fitted: CrossFitted, context: StageContext, *, step: int
+) -> dict[str, JsonValue]:
+    """Report how well p_eta does on labels that it has not seen; return it as a summary."""
+    context.report(
+        step,
+        {
+            "preference/accuracy": fitted.accuracy,
+            "preference/nll": fitted.nll,
+            "preference/ece": fitted.ece,
+            "preference/temperature": fitted.temperature,
+        },
+    )
+    if fitted.warning:
+        context.log("warn", fitted.warning)
+    context.log(
+        "info",
+        f"the preference model is right on {fitted.accuracy:.1%} of held-out pairs "
+        f"(loss {fitted.nll:.3f}, temperature {fitted.temperature:.2f})",
+    )
+    return {
+        "accuracy": fitted.accuracy,
+        "nll": fitted.nll,
+        "ece": fitted.ece,
+        "temperature": fitted.temperature,
+        "folds": len(fitted.temperatures),
+    }
+
+
+def _fit_heads(
+    task: StageTask,
+    config: Config,
+    rows: Sequence[TokenisedRow],
+    folds: Sequence[int],
+    groups: Sequence[int],
+    context: StageContext,
+) -> CrossFitted:
     engine = Engine(
         load_model(backbone_source(task), device=context.device),
         on_warning=lambda message: context.log("warn", message),
     )
+    half = len(rows)
     scored = engine.score(
         examples_of(rows),
         features=True,
@@ -64,7 +133,6 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         raise_if_cancelled=context.raise_if_cancelled,
     )
     features_NCF = torch.stack([o.features_CF.cpu() for o in scored if o.features_CF is not None])
-    half = len(rows)
 
     def progress(fold: int, epoch: int, loss: float) -> None:
         step = fold * config.n_epochs + epoch
@@ -89,34 +157,9 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         progress=progress,
         raise_if_cancelled=context.raise_if_cancelled,
     )
-    report = fitted.report()
-    save_models(context.workdir / HEADS, fitted.models, report=report)
-    (context.workdir / FOLDS).write_text(json.dumps(folds))
-    (context.workdir / "calibration.json").write_text(json.dumps(report, indent=2))
-    context.report(
-        config.n_epochs * config.cross_fit_folds,
-        {
-            "preference/accuracy": fitted.accuracy,
-            "preference/nll": fitted.nll,
-            "preference/ece": fitted.ece,
-            "preference/temperature": fitted.temperature,
-        },
-    )
-    if fitted.warning:
-        context.log("warn", fitted.warning)
-    context.log(
-        "info",
-        f"the preference model is right on {fitted.accuracy:.1%} of held-out pairs "
-        f"(loss {fitted.nll:.3f}, temperature {fitted.temperature:.2f})",
-    )
+    save_models(context.workdir / HEADS, fitted.models, report=fitted.report())
     context.progress(2 * half, 2 * half, "pairs")
-    return {
-        "accuracy": fitted.accuracy,
-        "nll": fitted.nll,
-        "ece": fitted.ece,
-        "temperature": fitted.temperature,
-        "folds": len(fitted.models),
-    }
+    return fitted
 
 
 def backbone_source(task: StageTask) -> ModelSource:

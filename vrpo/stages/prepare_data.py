@@ -33,7 +33,9 @@ class Config(Spec):
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     """Write ``train.jsonl``, ``held_out.jsonl`` and ``data_report.json``.
 
-    A row must fit ``max_length`` and the model's context. Raises ``InvalidTrainingFile``,
+    A row must fit ``max_length`` and the model's context, and so must each sample that the file
+    gives: were only the samples left out that do not, the others would be of another law than the
+    labelled completions. Raises ``InvalidTrainingFile``,
     ``ContextTooLong`` when no row fits, and ``DatasetTooSmall``.
     """
     config = Config.model_validate(task.config)
@@ -49,7 +51,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
 
     def load(name: str) -> tuple[list[TokenisedRow], int]:
         path = Path(task.files[name])
-        rows = tokenise(read_file(path), tokenizer)
+        has_columns = config.preference_columns and name == "training"
+        rows = tokenise(read_file(path), tokenizer, preference_columns=has_columns)
         if rows and len(rows[0].completions) < answers:
             raise InvalidTrainingFile(
                 f"the {name} file holds chat rows, and {config.method} needs preference rows"

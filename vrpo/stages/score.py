@@ -6,7 +6,6 @@ fold, which has not seen its label.
 Letters: N prompts, C = 2 + K completions, K samples.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Literal
@@ -24,10 +23,16 @@ from vrpo.data.tokenise import TokenisedRow
 from vrpo.diagnostics import FeatureBalance, ResidualCheck, feature_balance, residual_check
 from vrpo.engine import Engine, Example, Outputs, make_example
 from vrpo.models import load_model
-from vrpo.preference import load_models
 from vrpo.stages.context import StageContext
-from vrpo.stages.fit_preference import FOLDS, HEADS, backbone_source
+from vrpo.stages.fit_preference import backbone_source, report_quality
 from vrpo.stages.objectives import PreferenceData
+from vrpo.stages.preferences import (
+    JudgeConfig,
+    by_columns,
+    by_heads,
+    by_implicit_rewards,
+    by_judge,
+)
 from vrpo.stages.sample_reference import SAMPLES, read_samples
 
 SCORES = "scores.safetensors"
@@ -37,15 +42,17 @@ class Config(Spec):
     """What decides the outputs."""
 
     preference: Literal["fit", "columns", "implicit", "judge"] | None
+    judge: JudgeConfig | None = None
+    """Of ``judge``."""
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     """Write ``scores.safetensors``: everything the loss needs besides the policy's log-probs."""
     config = Config.model_validate(task.config)
     rows, examples = labelled_and_sampled(task)
-    has_preference = config.preference is not None
-    shares_backbone = has_preference and "backbone" not in task.models
-    steps = 1 if shares_backbone or not has_preference else 2
+    reads_features = config.preference == "fit"
+    shares_backbone = reads_features and "backbone" not in task.models
+    steps = 2 if reads_features and not shares_backbone else 1
     engine = Engine(
         load_model(task.models["base"], device=context.device),
         on_warning=lambda message: context.log("warn", message),
@@ -65,19 +72,21 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         "sample_mask": mask_NC[:, 2:].contiguous(),
     }
     summary: dict[str, JsonValue] = {"prompts": len(rows), "completions": int(mask_NC.sum())}
-    if has_preference:
-        judged = scored
-        if not shares_backbone:
-            backbone = Engine(load_model(backbone_source(task), device=context.device))
-            total = len(examples)
-            judged = backbone.score(
-                examples,
-                features=True,
-                progress=lambda done, _: context.progress(total + done, 2 * total, "prompts"),
-                raise_if_cancelled=context.raise_if_cancelled,
-            )
-        tensors["preference"] = preference_matrix(task, judged)
-        summary |= _entropies(tensors["preference"], mask_NC)
+    if config.preference is not None:
+        if reads_features:
+            judged = scored if shares_backbone else _by_backbone(task, examples, context)
+            preference_NCC = by_heads(task, judged)
+        elif config.preference == "columns":
+            preference_NCC = by_columns(rows, columns=mask_NC.shape[1])
+        elif config.preference == "implicit":
+            anchor = [outputs.logprobs_C.cpu() for outputs in scored]
+            preference_NCC = by_implicit_rewards(task, examples, anchor, context)
+        else:
+            assert config.judge is not None
+            preference_NCC, quality = by_judge(task, config.judge, rows, examples, context)
+            summary |= report_quality(quality, context, step=1)
+        tensors["preference"] = preference_NCC
+        summary |= _entropies(preference_NCC, mask_NC)
         summary["checks"] = _checks(rows, tensors, context)
     save_file(tensors, context.workdir / SCORES)
     return summary
@@ -87,9 +96,12 @@ def labelled_and_sampled(task: StageTask) -> tuple[list[TokenisedRow], list[Exam
     """Return the training rows, and their labelled and sampled completions as examples."""
     rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
     sampled = task.inputs.get(StageName.SAMPLE_REFERENCE)
-    samples = read_samples(Path(sampled) / SAMPLES) if sampled else [[] for _ in rows]
+    if sampled is None:
+        samples = [row.samples for row in rows]
+    else:
+        samples = [tuple(c.ids for c in group) for group in read_samples(Path(sampled) / SAMPLES)]
     return rows, [
-        make_example(row.prompt_ids, (*row.completions, *(c.ids for c in group)))
+        make_example(row.prompt_ids, (*row.completions, *group))
         for row, group in zip(rows, samples, strict=True)
     ]
 
@@ -109,19 +121,15 @@ def preference_data(task: StageTask, rows: list[TokenisedRow]) -> PreferenceData
     )
 
 
-def preference_matrix(task: StageTask, scored: list[Outputs]) -> Tensor:
-    """Return (N, C, C): [i, j, k] = p_eta(completion j preferred to k), by the unseen fold."""
-    folder = Path(task.inputs[StageName.FIT_PREFERENCE])
-    heads = load_models(folder / HEADS)
-    folds = torch.tensor(json.loads((folder / FOLDS).read_text()))
-    features_NCF = _padded([o.features_CF.cpu() for o in scored if o.features_CF is not None], 0.0)
-    count, columns, size = features_NCF.shape
-    preference_NCC = torch.empty(count, columns, columns)
-    for fold, head in enumerate(heads):
-        mine = (folds == fold).nonzero()[:, 0]
-        embeddings = head.embed(features_NCF[mine].view(-1, size)).view(len(mine), columns, -1)
-        preference_NCC[mine] = torch.sigmoid(head.logits(embeddings)).detach()
-    return preference_NCC
+def _by_backbone(task: StageTask, examples: list[Example], context: StageContext) -> list[Outputs]:
+    backbone = Engine(load_model(backbone_source(task), device=context.device))
+    total = len(examples)
+    return backbone.score(
+        examples,
+        features=True,
+        progress=lambda done, _: context.progress(total + done, 2 * total, "prompts"),
+        raise_if_cancelled=context.raise_if_cancelled,
+    )
 
 
 def _checks(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vrpo.data.formats import Answer, Message, check_file, read_rows
+from vrpo.data.fields import Answer, Message
+from vrpo.data.formats import check_file, read_rows
 from vrpo.data.lines import MAX_DEPTH, MAX_LINE_BYTES
 from vrpo.errors import InvalidTrainingFile
 

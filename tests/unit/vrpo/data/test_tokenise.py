@@ -6,12 +6,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from vrpo.data.formats import Answer, Message, Row
+from vrpo.data.fields import Answer, Message
 from vrpo.data.prepared import read_rows, write_rows
+from vrpo.data.rows import Row
 from vrpo.data.tokenise import end_ids, prompt_ids, tokenise
 from vrpo.errors import InvalidTrainingFile
 
-STORIES = Path("/work/shared/data/stories260k")
+STORIES = Path(__file__).resolve().parents[5] / "shared" / "data" / "stories260k"
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
