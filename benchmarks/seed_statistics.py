@@ -67,10 +67,11 @@ def label_equivalent(
 ) -> tuple[float, float, float]:
     """Return low, value and high of the labels the baseline needs, over the method's ``labels``.
 
-    ``baseline``: by label count, by seed; ``method``: by seed, at ``labels``. The interval draws
-    whole seeds, for both.
+    ``baseline``: by label count, by seed; ``method``: by seed, at ``labels``. Counts at which the
+    baseline lacks one of the method's seeds are left out. The interval draws whole seeds, for both.
     """
-    seeds = sorted(set(method).intersection(*baseline.values()))
+    seeds = sorted(method)
+    baseline = {n: by for n, by in baseline.items() if set(seeds) <= set(by)}
 
     def ratio(drawn: Sequence[int]) -> float:
         curve = {n: sum(by[s] for s in drawn) / len(drawn) for n, by in baseline.items()}

@@ -28,6 +28,8 @@ COLOURS = {
     "ours": "tab:red",
 }
 BETA = 0.1
+FEWEST_SEEDS = 3
+"""With fewer, no error bar is drawn: it would fill the panel."""
 
 
 def plot(table: Table, path: Path) -> None:
@@ -65,7 +67,7 @@ def _labels(axis: Any, table: Table) -> None:
         axis.errorbar(
             [n * shift for n in curve],
             [e.mean for e in values],
-            yerr=[e.half if e.count > 1 else 0 for e in values],
+            yerr=[e.half if e.count >= FEWEST_SEEDS else 0 for e in values],
             color=COLOURS[arm],
             label=TITLES[arm],
             marker="o",
@@ -162,7 +164,7 @@ def _bars(axis: Any, table: Table, settings: list, names: list[str], arms: tuple
             [index + width * (place - (len(arms) - 1) / 2) for index in range(len(settings))],
             [0 if e is None else e.mean for e in found],
             width=width,
-            yerr=[0 if e is None or e.count < 2 else e.half for e in found],
+            yerr=[0 if e is None or e.count < FEWEST_SEEDS else e.half for e in found],
             color=COLOURS[arm],
             label=TITLES[arm],
         )

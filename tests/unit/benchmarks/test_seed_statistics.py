@@ -41,3 +41,9 @@ def test_a_method_as_good_as_the_baseline_needs_as_many_labels():
     baseline = {64: {0: 0.0, 1: 0.1}, 128: {0: 0.5, 1: 0.6}, 256: {0: 1.0, 1: 1.1}}
     low, value, high = label_equivalent(baseline, baseline[128], labels=128)
     assert (low, value, high) == pytest.approx((1, 1, 1))
+
+
+def test_counts_that_lack_one_of_the_methods_seeds_are_left_out():
+    baseline = {64: {0: 0.0, 1: 0.0}, 256: {0: 1.0, 1: 1.0}, 1024: {0: 2.0}}
+    _, value, _ = label_equivalent(baseline, {0: 1.5, 1: 1.5}, labels=256)
+    assert value == 1
