@@ -3,18 +3,21 @@
     step-00000050/
         weights.safetensors     trainable weights (all of them, or the adapter's)
         optimizer.safetensors   AdamW's moments
-        random.safetensors      torch's generator states
+        random.safetensors      torch's generator states, of every worker
         state.json              step, scheduler, and the caller's ``extra``
 
-A checkpoint appears whole or not at all: it is written beside its place, synced, then renamed.
-Nothing is pickled.
+A checkpoint appears whole or not at all: it is written beside its place, synced, then renamed. A
+step that is saved again gets a folder of its own (``step-00000050-001``), so that the former one
+is there until the new one is. Nothing is pickled.
+
+All workers of a team call ``save_checkpoint`` and ``load_checkpoint``; the first one writes.
 """
 
 import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,13 +34,37 @@ def save_checkpoint(
     folder: Path, trainer: Trainer, *, step: int, extra: Mapping[str, JsonValue], keep_last: int
 ) -> Path:
     """Write the state after ``step`` under ``folder`` and drop all but the newest ``keep_last``."""
-    final = folder / f"{PREFIX}{step:08d}"
+    team = trainer.team
+    final = _free_place(folder, step)
+    generators = team.gather(_generator_states())
+    if team.is_first:
+        _write(folder, final, trainer, generators, step=step, extra=extra)
+        for old in _checkpoints(folder)[:-keep_last]:
+            shutil.rmtree(old)
+    team.wait()
+    return final
+
+
+def _write(
+    folder: Path,
+    final: Path,
+    trainer: Trainer,
+    generators: Sequence[Mapping[str, Tensor]],
+    *,
+    step: int,
+    extra: Mapping[str, JsonValue],
+) -> None:
     partial = folder / f".partial-{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(_trainable(trainer), partial / "weights.safetensors")
     save_file(_optimizer_state(trainer.optimizer), partial / "optimizer.safetensors")
-    save_file(_generator_states(), partial / "random.safetensors")
+    states = {
+        f"{device}.{rank}": state
+        for rank, found in enumerate(generators)
+        for device, state in found.items()
+    }
+    save_file(states, partial / "random.safetensors")
     version, internal, gauss = random.getstate()
     state = {
         "step": step,
@@ -49,12 +76,8 @@ def save_checkpoint(
     for path in partial.iterdir():
         _sync(path)
     _sync(partial)
-    shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     _sync(folder)
-    for old in _checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
-    return final
 
 
 def find_latest(folder: Path) -> Path | None:
@@ -64,7 +87,10 @@ def find_latest(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonValue]]:
-    """Put the state back; return the step it was saved after and the caller's ``extra``."""
+    """Put the state back; return the step it was saved after and the caller's ``extra``.
+
+    A worker that the saving team did not have keeps its generators as they are.
+    """
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     weights = load_file(path / "weights.safetensors")
     with torch.no_grad():
@@ -82,9 +108,11 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonVa
         group["lr"] = base * factor(state["scheduler_step"])
     trainer.scheduler._last_lr = [group["lr"] for group in trainer.optimizer.param_groups]
     generators = load_file(path / "random.safetensors")
-    torch.set_rng_state(generators["cpu"])
-    if "cuda" in generators and torch.cuda.is_available():
-        torch.cuda.set_rng_state(generators["cuda"])
+    rank = trainer.team.rank
+    if f"cpu.{rank}" in generators:
+        torch.set_rng_state(generators[f"cpu.{rank}"])
+    if f"cuda.{rank}" in generators and torch.cuda.is_available():
+        torch.cuda.set_rng_state(generators[f"cuda.{rank}"])
     version, internal, gauss = state["python_random"]
     random.setstate((version, tuple(internal), gauss))
     return int(state["step"]), state["extra"]
@@ -92,6 +120,16 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonVa
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX}*")) if folder.exists() else []
+
+
+def _free_place(folder: Path, step: int) -> Path:
+    """Return a folder of the step that is not there, and that sorts behind its former ones."""
+    first = folder / f"{PREFIX}{step:08d}"
+    former = [path.name for path in _checkpoints(folder) if path.name.startswith(first.name)]
+    if not former:
+        return first
+    count = int(former[-1].removeprefix(first.name).removeprefix("-") or 0)
+    return first.with_name(f"{first.name}-{count + 1:03d}")
 
 
 def _trainable(trainer: Trainer) -> dict[str, Tensor]:

@@ -4,11 +4,16 @@ The loss of a preference method depends on the weights only through one value fo
 completions. So micro-batches hold whole prompts and need no second forward; and where the
 completions of one prompt do not fit, gradient caching (method.md 3.0) splits even them, exactly.
 
-Letters: B examples of the step, b of a micro-batch, C completions of an example (padded).
+With several workers each takes whole prompts of the step; gradients are summed, losses and values
+gathered, and so all workers take the same step.
+
+Letters: B examples of the step, M of one worker, b of a micro-batch, C completions of an example
+(padded).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -20,10 +25,15 @@ from vrpo.engine.batching import token_budget_groups
 from vrpo.engine.engine import Engine
 from vrpo.engine.examples import Example
 from vrpo.engine.schedule import Schedule, learning_rate_factor
+from vrpo.engine.team import Team
 from vrpo.errors import NumericalError
 
 Loss = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """``loss(values_bC, mask_bC, indices) -> (b,)``: one loss per example, not reduced."""
+
+
+_Done = tuple[Tensor, list[Tensor]]
+"""The losses of some examples, and (C,) values of each."""
 
 
 class Forward(Protocol):
@@ -63,8 +73,11 @@ class Trainer:
         gradient_caching: Literal["auto", True, False] = "auto",
         module: nn.Module | None = None,
         forward: Forward | None = None,
+        team: Team | None = None,
     ) -> None:
         self.engine = engine
+        self.team = team or Team()
+        """The processes that share each step's examples, a prompt's completions on one of them."""
         self.module = module or engine.model
         """What is trained: the engine's model, or one that holds it and a head."""
         self.forward = forward or engine.logprobs
@@ -100,7 +113,9 @@ class Trainer:
         too_long = max(e.num_tokens for e in examples) > self._micro_batch_tokens
         cached = self._gradient_caching is True or (self._gradient_caching == "auto" and too_long)
         accumulate = self._accumulate_cached if cached else self._accumulate
-        losses, values = accumulate(examples, loss, normaliser)
+        mine = self.team.mine([example.num_tokens for example in examples])
+        losses, values = self._gathered(mine, partial(accumulate, examples, loss, normaliser))
+        self.team.sum_gradients(self.parameters)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
         if not bool(torch.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
@@ -111,47 +126,85 @@ class Trainer:
         values_BC, mask_BC = _pad(values)
         return StepResult(losses, values_BC, mask_BC, float(grad_norm), rate)
 
-    def _accumulate(
-        self, examples: Sequence[Example], loss: Loss, normaliser: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        losses = torch.zeros(len(examples))
-        values: list[Tensor] = [torch.empty(0)] * len(examples)
+    def shared_forward(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
+        """Do ``forward`` without gradient, each worker its share of the examples."""
+        assert not grad, "a gradient belongs to the step that it is taken in"
+        if self.team.is_alone:
+            return self.forward(examples, grad=False)
         lengths = [example.num_tokens for example in examples]
+        found = self.team.shared(
+            examples, lengths, lambda mine: [v.cpu() for v in self.forward(mine, grad=False)]
+        )
+        return [values_C.to(self.engine.device) for values_C in found]
+
+    def _gathered(self, mine: Sequence[int], accumulate: Callable[[Sequence[int]], _Done]) -> _Done:
+        """Accumulate this worker's share; return every worker's losses and values.
+
+        A loss that is not finite on one worker is raised on all of them: none waits for another.
+        """
+        if self.team.is_alone:
+            return accumulate(mine)
+        losses_M, values, fault = torch.zeros(0), list[Tensor](), ""
+        if mine:
+            try:
+                losses_M, values = accumulate(mine)
+            except NumericalError as error:
+                fault = str(error)
+        found = self.team.gather((list(mine), losses_M.cpu(), [v.cpu() for v in values], fault))
+        for *_, reported in found:
+            if reported:
+                raise NumericalError(reported)
+        count = sum(len(places) for places, *_ in found)
+        losses, all_values = torch.zeros(count), [torch.empty(0)] * count
+        for places, losses_M, values, _ in found:
+            losses[places] = losses_M.to(losses)
+            for index, values_C in zip(places, values, strict=True):
+                all_values[index] = values_C.to(self.engine.device)
+        return losses, all_values
+
+    def _accumulate(
+        self, examples: Sequence[Example], loss: Loss, normaliser: float, mine: Sequence[int]
+    ) -> _Done:
+        """Add the gradient of the examples ``mine``; return their losses and values."""
+        losses = torch.zeros(len(mine))
+        values: list[Tensor] = [torch.empty(0)] * len(mine)
+        lengths = [examples[index].num_tokens for index in mine]
         # a row at a time: its activations are freed before the next one's are made
         max_tokens = min(self._micro_batch_tokens, self.engine.max_row_tokens)
         for group in token_budget_groups(lengths, max_tokens=max_tokens):
-            found = self.forward([examples[i] for i in group], grad=True)
-            losses_b = _checked(loss(*_pad(found), group), group)
+            indices = [mine[place] for place in group]
+            found = self.forward([examples[index] for index in indices], grad=True)
+            losses_b = _checked(loss(*_pad(found), indices), indices)
             (losses_b.sum() / normaliser).backward()  # type: ignore[no-untyped-call]
-            for place, index in enumerate(group):
-                losses[index] = losses_b[place].detach()
-                values[index] = found[place].detach()
+            for number, place in enumerate(group):
+                losses[place] = losses_b[number].detach()
+                values[place] = found[number].detach()
         return losses, values
 
     def _accumulate_cached(
-        self, examples: Sequence[Example], loss: Loss, normaliser: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        values = self.forward(examples, grad=False)
-        padded_BC, mask_BC = _pad(values)
-        leaf_BC = padded_BC.detach().requires_grad_()
-        indices = list(range(len(examples)))
-        losses = _checked(loss(leaf_BC, mask_BC, indices), indices)
-        (weight_BC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_BC)
+        self, examples: Sequence[Example], loss: Loss, normaliser: float, mine: Sequence[int]
+    ) -> _Done:
+        values = self.forward([examples[index] for index in mine], grad=False)
+        padded_MC, mask_MC = _pad(values)
+        leaf_MC = padded_MC.detach().requires_grad_()
+        losses = _checked(loss(leaf_MC, mask_MC, list(mine)), mine)
+        (weight_MC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_MC)
         pieces = [
-            (index, first, last)
-            for index, example in enumerate(examples)
-            for first, last in completion_pieces(example, self._micro_batch_tokens)
+            (place, first, last)
+            for place, index in enumerate(mine)
+            for first, last in completion_pieces(examples[index], self._micro_batch_tokens)
         ]
         parts = [
-            Example(examples[i].prompt_ids, examples[i].completions[a:b]) for i, a, b in pieces
+            Example(examples[mine[i]].prompt_ids, examples[mine[i]].completions[a:b])
+            for i, a, b in pieces
         ]
         lengths = [part.num_tokens for part in parts]
         for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
             found = self.forward([parts[place] for place in group], grad=True)
-            total = torch.zeros((), device=leaf_BC.device, dtype=leaf_BC.dtype)
+            total = torch.zeros((), device=leaf_MC.device, dtype=leaf_MC.dtype)
             for place, values_C in zip(group, found, strict=True):
                 index, first, last = pieces[place]
-                total = total + (weight_BC[index, first:last] * values_C).sum()
+                total = total + (weight_MC[index, first:last] * values_C).sum()
             total.backward()  # type: ignore[no-untyped-call]
         return losses.detach().cpu(), values
 

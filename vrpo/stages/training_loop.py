@@ -140,6 +140,7 @@ def train(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         micro_batch_tokens=training.micro_batch_tokens,
+        team=context.team,
     )
     folder = context.scratch / "checkpoints"
     first, tokens = _resume(folder, trainer, objective, context)
@@ -149,7 +150,7 @@ def train(
         context.raise_if_cancelled()
         batch = batches[step]
         following = batches[step + 1] if step + 1 < len(batches) else []
-        objective.before_step(trainer.forward, batch, following)
+        objective.before_step(trainer.shared_forward, batch, following)
         chosen = [examples[index] for index in batch]
         loss = partial(_loss_of_places, objective, batch)
         try:
