@@ -36,27 +36,19 @@ DESCRIPTION: Final = "reward_model.json"
 class RewardModel(nn.Module):
     """Rewards of completions, as numbers without a unit.
 
-    ``backbone`` is a causal language model, or one with an adapter; what of it is trainable stays
-    so. ``seed`` decides the head, drawn with variance ``1 / (H + 1)`` (Stiennon et al. 2020, arXiv
-    2009.01325, appendix B). ``center`` and ``scale`` are for ``normalised`` alone.
+    ``engine`` runs a causal language model, or one with an adapter; what of it is trainable stays
+    so. The head starts at zero, so that training starts from no preference: a random head, as in
+    Stiennon et al. 2020, costs labels to unlearn. ``center`` and ``scale`` are for ``normalised``
+    alone.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        seed: int = 0,
-        on_warning: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.engine = Engine(backbone, on_warning=on_warning)
-        size = int(unwrapped(backbone).config.get_text_config().hidden_size)
-        generator = torch.Generator().manual_seed(seed)
-        weight_1H = torch.randn(1, size, generator=generator) / (size + 1) ** 0.5
-        self.head = nn.Linear(size, 1, bias=False, device=self.engine.device)
-        with torch.no_grad():
-            self.head.weight.copy_(weight_1H)
+        self.engine = engine
+        self.backbone = engine.model
+        size = int(unwrapped(engine.model).config.get_text_config().hidden_size)
+        self.head = nn.Linear(size, 1, bias=False, device=engine.device)
+        nn.init.zeros_(self.head.weight)
         self.center = 0.0
         self.scale = 1.0
 
@@ -139,7 +131,7 @@ def load_reward_model(folder: Path, *, base: ModelSource, device: str = "cpu") -
         if is_adapter
         else ModelSource(path=str(backbone))
     )
-    model = RewardModel(load_model(source, device=device))
+    model = RewardModel(Engine(load_model(source, device=device)))
     description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     with torch.no_grad():
         model.head.weight.copy_(load_file(folder / HEAD)["weight"])

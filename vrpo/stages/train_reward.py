@@ -17,7 +17,7 @@ from vrpo.contract.task import StageTask
 from vrpo.control import ControlWeight
 from vrpo.data.prepared import HELD_OUT, examples_of, read_rows
 from vrpo.data.tokenise import TokenisedRow
-from vrpo.engine import Example, make_example
+from vrpo.engine import Engine, Example, make_example
 from vrpo.engine.engine import unwrapped
 from vrpo.preference.calibration import expected_calibration_error
 from vrpo.reward import RewardModel, save_reward_model
@@ -78,9 +78,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     )
     backbone = load_trainable(task, trainer_config, context)
     freeze_unused_head(backbone)
-    model = RewardModel(
-        backbone, seed=config.seed, on_warning=lambda message: context.log("warn", message)
-    )
+    model = RewardModel(Engine(backbone, on_warning=lambda message: context.log("warn", message)))
     trained = train(
         model,
         examples,
