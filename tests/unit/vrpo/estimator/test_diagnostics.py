@@ -7,7 +7,6 @@ import torch
 
 from vrpo.diagnostics import (
     agreement_check,
-    balance_test,
     compare_weights,
     embedding_balance,
     feature_balance,
@@ -221,14 +220,6 @@ def test_a_missing_sample_is_left_out_of_the_balance():
     assert masked.p_value == pytest.approx(
         embedding_balance(embeddings[:, :2], embeddings[:, 2:3]).p_value
     )
-
-
-def test_hotelling_in_one_direction_is_the_t_test():
-    # values 1, 2, ..., 12: mean 6.5, variance 13, t^2 = 12 * 6.5^2 / 13 = 39, F(1, 11)
-    found = balance_test(torch.arange(1.0, 13.0))
-    assert found.statistic == pytest.approx(39.0)
-    assert found.p_value == pytest.approx(6.27e-5, rel=0.02)  # two-sided t = 6.245, 11 df
-    assert found.alarm
 
 
 def test_values_that_are_not_finite_are_refused():
