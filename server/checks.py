@@ -54,10 +54,23 @@ def _model_faults(
             named["method.vrpo.preference.backbone"] = vrpo.preference.backbone
     if request.run.eval.opponent != "reference":
         named["run.eval.opponent"] = request.run.eval.opponent
-    listed = [model.id for model in catalogue.models]
     faults = []
     for param, name in named.items():
-        if catalogue.model(name) or model_registry.resolve(session, tenant, name):
+        is_backbone = param.endswith("backbone")
+        listed = [
+            model.id for model in (catalogue.models if is_backbone else catalogue.base_models)
+        ]
+        if name in listed or model_registry.resolve(session, tenant, name):
+            continue
+        if catalogue.model(name):
+            faults.append(
+                RequestFault(
+                    code="model_not_found",
+                    message=f"{param}: {name!r} is an embedder, which can only be the backbone of "
+                    f"a preference model. Allowed: {', '.join(listed)}",
+                    param=param,
+                )
+            )
             continue
         close = nearest(name, listed)
         guess = "." if close is None else f"; did you mean {close}?"

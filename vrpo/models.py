@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -78,6 +79,27 @@ def load_model(
     placed: nn.Module = model
     placed.to(device).eval()
     return model
+
+
+def load_embedder(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
+    """Load a sentence-embedding model, its tokenizer, and how many tokens it reads.
+
+    Raises ``ModelNotAllowed`` for weights that are not safetensors or cannot be had.
+    """
+    place, options = _place(source)
+    try:
+        model = AutoModel.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelNotAllowed(f"the embedder {place!r} cannot be loaded: {error}") from error
+    assert isinstance(model, PreTrainedModel)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    limit = min(int(tokenizer.model_max_length), context_length(model.config))
+    frozen: nn.Module = model
+    frozen.requires_grad_(False).eval()
+    return model, tokenizer, limit
 
 
 def trained_source(folder: Path, base: ModelSource) -> ModelSource:

@@ -24,7 +24,7 @@ def list_models(
     made = [
         present.model_view(row) for row in model_registry.of_tenant(session, principal.tenant_id)
     ]
-    listed = [_listed_view(model.id, request) for model in catalogue.models]
+    listed = [_listed_view(model.id, request) for model in catalogue.base_models]
     return present.list_view([*listed, *made], has_more=False)
 
 

@@ -25,7 +25,7 @@ class PipelineRun:
         model: Path,
         files: Mapping[str, Path],
         judge: JudgeSource | None = None,
-        other_models: Mapping[str, Path] | None = None,
+        other_models: Mapping[str, Path | ModelSource] | None = None,
     ) -> None:
         self.folder = folder
         self.spec = resolve(CreateJob.model_validate(request), seed=7)
@@ -33,7 +33,8 @@ class PipelineRun:
         self.files = {name: str(path) for name, path in files.items()}
         self.judge = judge
         self.other_models = {
-            role: ModelSource(path=str(path)) for role, path in (other_models or {}).items()
+            role: place if isinstance(place, ModelSource) else ModelSource(path=str(place))
+            for role, place in (other_models or {}).items()
         }
         self.outputs: dict[StageName, Path] = {}
         self.keys: dict[StageName, str] = {}

@@ -194,6 +194,30 @@ def make_tiny_model(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def make_tiny_embedder(folder: Path) -> None:
+    """Write a BERT of random weights that knows five words and reads six tokens."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "sea", "is", "blue", "red"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=6
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=32, pad_token_id=0,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+
+
 def write_pairs(path: Path, rows: int = 40) -> Path:
     lines = [
         {

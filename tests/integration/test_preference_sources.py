@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.integration.in_process import PipelineRun
-from tests.integration.service import make_tiny_model
+from tests.integration.service import make_tiny_embedder, make_tiny_model
 from tests.judge_server import chat_model
 from vrpo.contract.metrics import metric
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
-from vrpo.contract.task import JudgeSource
+from vrpo.contract.task import JudgeSource, ModelSource
 from vrpo.errors import JudgeUnavailable, StageCancelled
 from vrpo.stages.score import SCORES
 
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def pipeline(folder, tiny, *, rows=None, judge=None, adapter=None, **vrpo):
+def pipeline(folder, tiny, *, rows=None, judge=None, adapter=None, other_models=None, **vrpo):
     folder.mkdir(exist_ok=True)
     path = folder / "pairs.jsonl"
     given = rows or [pair(word, number) for number in range(2) for word in WORDS]
@@ -44,7 +44,14 @@ def pipeline(folder, tiny, *, rows=None, judge=None, adapter=None, **vrpo):
             "checkpoints": {"every_steps": 1},
         },
     }
-    return PipelineRun(folder / "job", request, model=tiny, files={"training": path}, judge=judge)
+    return PipelineRun(
+        folder / "job",
+        request,
+        model=tiny,
+        files={"training": path},
+        judge=judge,
+        other_models=other_models,
+    )
 
 
 def pair(word, number, **more):
@@ -152,6 +159,21 @@ def test_a_fold_that_was_trained_before_a_stop_is_not_trained_again(tmp_path, ti
             for run in (whole, stopped)
         ]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_heads_may_read_a_sentence_embedder(tmp_path, tiny):
+    make_tiny_embedder(tmp_path / "embedder")
+    run = pipeline(
+        tmp_path,
+        tiny,
+        other_models={"backbone": ModelSource(path=str(tmp_path / "embedder"), kind="embedder")},
+        reference=REFERENCE,
+        preference={"backbone": "minilm", "cross_fit_folds": 2, "n_epochs": 2},
+    ).run_all()
+
+    preference = scores(run)["preference"]
+    torch.testing.assert_close(preference + preference.mT, torch.ones_like(preference))
+    assert 0 <= run.summaries[StageName.EVALUATE]["win_rate"] <= 1
 
 
 def chat_judge(model):

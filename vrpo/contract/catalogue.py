@@ -9,6 +9,11 @@ revision = "7e27bd9f95328f0f3b08261d1252705110c806f8"
 id = "tiny-reviews"
 path = "tiny-reviews"                        # a folder, relative to this file
 
+[[models]]
+id = "minilm"
+kind = "embedder"                            # only for method.vrpo.preference.backbone
+path = "minilm"
+
 [[judges]]
 name = "sentiment"
 kind = "text_classifier"
@@ -22,14 +27,15 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from vrpo.contract.base import Spec, Text
-from vrpo.contract.task import JudgeSource, ModelSource
+from vrpo.contract.task import JudgeSource, ModelKind, ModelSource
 from vrpo.errors import ModelNotAllowed
 
 
 class ListedModel(Spec):
-    """A base model that jobs may name."""
+    """A model that jobs may name: one to train, or an embedder for p_eta to read."""
 
     id: Text = Field(min_length=1, max_length=256)
+    kind: ModelKind = "causal_lm"
     path: str | None = None
     hub_id: str | None = None
     revision: str | None = None
@@ -52,6 +58,7 @@ class ListedModel(Spec):
             hub_id=self.hub_id,
             revision=self.revision,
             local_files_only=not self.download,
+            kind=self.kind,
         )
 
 
@@ -93,6 +100,11 @@ class Catalogue(Spec):
             if twice:
                 raise ValueError(f"listed twice: {', '.join(sorted(twice))}")
         return self
+
+    @property
+    def base_models(self) -> tuple[ListedModel, ...]:
+        """The models that jobs can start from."""
+        return tuple(model for model in self.models if model.kind == "causal_lm")
 
     def model(self, name: str) -> ListedModel | None:
         """Return the listed model of that name."""

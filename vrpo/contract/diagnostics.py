@@ -81,12 +81,12 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Samples a prompt that would be enough",
         "Least K that keeps nine tenths of the gain of infinitely many samples",
         _C,
-        "more than twice the K that was used",
-        "samples",
+        unit="samples",
     ),
     "correction_z": Diagnostic(
         "Mean of the correction",
-        "Its distance from zero in standard errors, on training prompts under the final model",
+        "Its distance from zero in standard errors, over the steps of the first epoch, in which "
+        "the policy has not seen a label before it is trained on it",
         _C,
         "beyond 4 either way",
     ),

@@ -229,7 +229,7 @@ class _Stages:
             StageName.FIT_PREFERENCE,
             config,
             inputs=[StageName.PREPARE_DATA],
-            models=models or ["base"],
+            models=["base", *models],
             trains=is_implicit,
         )
 

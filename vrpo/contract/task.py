@@ -11,6 +11,8 @@ from pydantic import Field, JsonValue
 from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 
+ModelKind = Literal["causal_lm", "embedder"]
+
 
 class ModelSource(Spec):
     """Where weights and tokenizer come from: a local folder, or a hub id at a pinned revision."""
@@ -21,6 +23,7 @@ class ModelSource(Spec):
     adapter_path: str | None = None
     """A peft adapter on top of the base weights, when the model is a fine-tuned one."""
     local_files_only: bool = True
+    kind: ModelKind = "causal_lm"
 
 
 class JudgeSource(Spec):
@@ -62,6 +65,10 @@ class StageTask(Spec):
     """Folder that outlives the attempt: training state to resume from."""
     num_threads: int = 1
     num_gpus: float = 0
+    num_workers: int = 1
+    """Processes that share the stage's work, threads and devices."""
+    max_restarts: int = 0
+    """How often the workers of one attempt are started again after one of them has died."""
 
 
 class Progress(Spec):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from vrpo.data.columns import PreferenceTable
-from vrpo.data.fields import Answer, Message
+from vrpo.data.fields import Message
 from vrpo.data.rows import ASSISTANT, Row
 from vrpo.errors import InvalidTrainingFile
 
@@ -74,6 +74,14 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset({int(tokenizer.eos_token_id)})
 
 
+def completion_ids(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, is_cut_off: bool = False
+) -> list[int]:
+    """Return the ids of a completion, which ends with the end token unless it was cut off."""
+    ids = _inner_ids(text, tokenizer)
+    return ids if is_cut_off else [*ids, int(tokenizer.eos_token_id)]
+
+
 def _tokenised(
     row: Row, tokenizer: PreTrainedTokenizerBase, preference_columns: bool
 ) -> TokenisedRow:
@@ -82,9 +90,10 @@ def _tokenised(
             f"line {row.line}: the job takes p_eta from preference columns, and there are none"
         )
     prompt = tuple(prompt_ids(row.prompt, tokenizer))
-    completions = tuple(tuple(_completion_ids(a, tokenizer)) for a in row.answers)
-    given = row.samples if preference_columns else ()
-    samples = tuple(tuple(_completion_ids(a, tokenizer)) for a in given)
+    completions, samples = (
+        tuple(tuple(completion_ids(a.text, tokenizer, is_cut_off=a.is_cut_off)) for a in answers)
+        for answers in (row.answers, row.samples if preference_columns else ())
+    )
     if not prompt or not all((*completions, *samples)):
         part = "completion" if prompt else "prompt"
         raise InvalidTrainingFile(
@@ -100,11 +109,6 @@ def _tokenised(
         samples=samples,
         preferences=row.preferences if preference_columns else None,
     )
-
-
-def _completion_ids(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids = _inner_ids(answer.text, tokenizer)
-    return ids if answer.is_cut_off else [*ids, int(tokenizer.eos_token_id)]
 
 
 def _inner_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

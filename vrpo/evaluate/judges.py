@@ -27,6 +27,7 @@ from vrpo.engine import Engine, Example, make_example
 from vrpo.errors import JudgeUnavailable
 from vrpo.evaluate.text_classifier import TextClassifierJudge
 from vrpo.preference import PreferenceModel
+from vrpo.preference.backbone import Backbone
 
 TRIES = 3
 TIMEOUT_S = 60
@@ -81,15 +82,14 @@ class Judge(Protocol):
 class PreferenceModelJudge:
     """The fitted p_eta: logits averaged over the folds' heads."""
 
-    def __init__(self, backbone: Engine, heads: Sequence[PreferenceModel]) -> None:
+    def __init__(self, backbone: Backbone, heads: Sequence[PreferenceModel]) -> None:
         self._backbone = backbone
         self._heads = heads
 
     def verdicts(self, contests: Sequence[Contest]) -> list[Verdict]:
         """Return one verdict per contest. Equal answers tie."""
         examples = [make_example(c.prompt_ids, (c.policy_ids, c.reference_ids)) for c in contests]
-        scored = self._backbone.score(examples, features=True)
-        features = torch.stack([o.features_CF.cpu() for o in scored if o.features_CF is not None])
+        features = torch.stack(self._backbone.features([c.prompt for c in contests], examples))
         logits = torch.stack(
             [head.pair_logits(features[:, 0], features[:, 1]) for head in self._heads]
         ).mean(0)

@@ -19,10 +19,9 @@ from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import TRAIN, examples_of, read_rows
 from vrpo.data.tokenise import TokenisedRow
-from vrpo.engine import Engine
 from vrpo.errors import DatasetTooSmall
-from vrpo.models import load_model
 from vrpo.preference import CrossFitted, assign_folds, cross_fit, group_prompts, save_models
+from vrpo.preference.backbone import load_backbone
 from vrpo.stages import fit_implicit
 from vrpo.stages.context import StageContext
 from vrpo.stages.training_loop import TrainerConfig
@@ -121,18 +120,20 @@ def _fit_heads(
     groups: Sequence[int],
     context: StageContext,
 ) -> CrossFitted:
-    engine = Engine(
-        load_model(backbone_source(task), device=context.device),
+    backbone = load_backbone(
+        backbone_source(task),
+        task.models["base"],
+        device=context.device,
         on_warning=lambda message: context.log("warn", message),
     )
     half = len(rows)
-    scored = engine.score(
+    features = backbone.features(
+        [row.prompt_text for row in rows],
         examples_of(rows),
-        features=True,
         progress=lambda done, total: context.progress(done, 2 * total, "pairs"),
         raise_if_cancelled=context.raise_if_cancelled,
     )
-    features_NCF = torch.stack([o.features_CF.cpu() for o in scored if o.features_CF is not None])
+    features_NCF = torch.stack(features)
 
     def progress(fold: int, epoch: int, loss: float) -> None:
         step = fold * config.n_epochs + epoch

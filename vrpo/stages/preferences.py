@@ -18,7 +18,7 @@ from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.tokenise import TokenisedRow
-from vrpo.engine import Engine, Example, Outputs
+from vrpo.engine import Engine, Example
 from vrpo.evaluate.judges import (
     Contest,
     ImplicitRewardJudge,
@@ -28,6 +28,7 @@ from vrpo.evaluate.judges import (
 )
 from vrpo.models import load_model, load_tokenizer
 from vrpo.preference import CrossFitted, load_models
+from vrpo.preference.backbone import load_backbone
 from vrpo.stages.asked import ask, calibrated, pairs_of, preferences
 from vrpo.stages.context import StageContext
 from vrpo.stages.fit_implicit import IMPLICIT, load_policies
@@ -37,14 +38,15 @@ UNKNOWN = 0.5
 """Of pairs that no term of the loss asks for."""
 
 
-def by_heads(task: StageTask, scored: Sequence[Outputs]) -> Tensor:
-    """Return (N, C, C) of the fitted heads: [i, j, k] = P(completion j preferred to k)."""
+def by_heads(task: StageTask, features: Sequence[Tensor]) -> Tensor:
+    """Return (N, C, C) of the fitted heads: [i, j, k] = P(completion j preferred to k).
+
+    ``features``: (C, F) per example, of the backbone.
+    """
     folder = Path(task.inputs[StageName.FIT_PREFERENCE])
     heads = load_models(folder / HEADS)
     folds = torch.tensor(json.loads((folder / FOLDS).read_text()))
-    features_NCF = pad_sequence(
-        [o.features_CF.cpu() for o in scored if o.features_CF is not None], batch_first=True
-    )
+    features_NCF = pad_sequence(list(features), batch_first=True)
     count, columns, size = features_NCF.shape
     preference_NCC = torch.empty(count, columns, columns)
     for fold, head in enumerate(heads):
@@ -164,7 +166,8 @@ def own_judge(task: StageTask, *, device: str) -> Judge:
         scales = [policies.beta / temperature for temperature in policies.temperatures]
         loaders = [partial(_engine, source, device) for source in policies.sources]
         return ImplicitRewardJudge(loaders, scales, anchor=_engine(base, device))
-    return PreferenceModelJudge(_engine(backbone_source(task), device), load_models(folder / HEADS))
+    backbone = load_backbone(backbone_source(task), base, device=device)
+    return PreferenceModelJudge(backbone, load_models(folder / HEADS))
 
 
 def _engine(source: ModelSource, device: str) -> Engine:

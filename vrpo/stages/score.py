@@ -21,8 +21,9 @@ from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.data.tokenise import TokenisedRow
 from vrpo.diagnostics import FeatureBalance, ResidualCheck, feature_balance, residual_check
-from vrpo.engine import Engine, Example, Outputs, make_example
+from vrpo.engine import Engine, Example, make_example
 from vrpo.models import load_model
+from vrpo.preference.backbone import load_backbone
 from vrpo.stages.context import StageContext
 from vrpo.stages.fit_preference import backbone_source, report_quality
 from vrpo.stages.objectives import PreferenceData
@@ -74,8 +75,12 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     summary: dict[str, JsonValue] = {"prompts": len(rows), "completions": int(mask_NC.sum())}
     if config.preference is not None:
         if reads_features:
-            judged = scored if shares_backbone else _by_backbone(task, examples, context)
-            preference_NCC = by_heads(task, judged)
+            features = (
+                [o.features_CF.cpu() for o in scored if o.features_CF is not None]
+                if shares_backbone
+                else _by_backbone(task, rows, examples, context)
+            )
+            preference_NCC = by_heads(task, features)
         elif config.preference == "columns":
             preference_NCC = by_columns(rows, columns=mask_NC.shape[1])
         elif config.preference == "implicit":
@@ -121,12 +126,14 @@ def preference_data(task: StageTask, rows: list[TokenisedRow]) -> PreferenceData
     )
 
 
-def _by_backbone(task: StageTask, examples: list[Example], context: StageContext) -> list[Outputs]:
-    backbone = Engine(load_model(backbone_source(task), device=context.device))
+def _by_backbone(
+    task: StageTask, rows: list[TokenisedRow], examples: list[Example], context: StageContext
+) -> list[Tensor]:
+    backbone = load_backbone(backbone_source(task), task.models["base"], device=context.device)
     total = len(examples)
-    return backbone.score(
+    return backbone.features(
+        [row.prompt_text for row in rows],
         examples,
-        features=True,
         progress=lambda done, _: context.progress(total + done, 2 * total, "prompts"),
         raise_if_cancelled=context.raise_if_cancelled,
     )
