@@ -171,6 +171,19 @@ def test_every_method_is_compared_and_probed(evaluated, method):
         assert probe["logprobs"].shape == (rows, 4 if method == "vrpo" else 2)
 
 
+def test_the_statistics_of_lambda_are_those_of_pairs_that_the_policy_had_not_seen(
+    evaluated, monkeypatch
+):
+    numbers = NUMBERS | {"n_epochs": 3, "batch_size": 2}
+    vrpo = METHODS["vrpo"]["vrpo"] | {"hyperparameters": numbers}
+    monkeypatch.setitem(METHODS, "long", {"type": "vrpo", "vrpo": vrpo})
+    pipeline = evaluated("long", judge="gold")
+    rows = pipeline.summaries["prepare_data"]["train_rows"]
+    control = json.loads((pipeline.outputs["train_policy"] / "control.json").read_text())
+    # every pair once, but those of the first step, before which there was no step
+    assert len(control["statistics"]) == rows - 2
+
+
 def test_at_most_128_rows_are_probed_and_they_are_spread_evenly():
     assert probed_places(3) == [0, 1, 2]
     assert probed_places(1280) == list(range(0, 1280, 10))

@@ -250,10 +250,11 @@ def _cause(evidence: Evidence, checks: Sequence[Check]) -> tuple[str, str]:
         if why is not None:
             return name, why
     more = find(checks, "suggested_samples")
-    if more is not None and more.alarm:
+    assert evidence.vrpo is not None
+    samples = evidence.vrpo.reference.samples_per_prompt
+    if more is not None and more.value > 2 * samples:
         return "helped", (
-            f"more would come of reference.samples_per_prompt {more.value:.0f} instead of "
-            f"{evidence.vrpo.reference.samples_per_prompt if evidence.vrpo else 0}"
+            f"more would come of reference.samples_per_prompt {more.value:.0f} instead of {samples}"
         )
     return "helped", ""
 

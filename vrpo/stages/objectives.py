@@ -75,15 +75,20 @@ class PreferenceObjective:
         self._has_samples = data.anchor_NC.shape[1] > 2
         self._before: list[list[float]] | None = None
         self._steps = 0
+        self._trained = 0
+        """Examples that steps were taken on, counted again in each epoch."""
         self._scored: list[list[float]] | None = None
 
     def before_step(self, forward: Forward, batch: Sequence[int], following: Sequence[int]) -> None:
         """Score the following batch too, where its rewards' change over this step is wanted.
 
         The direction of the step does not depend on that batch, so the statistics of lambda that
-        come of it are those of fresh data.
+        come of it are those of fresh data. Only the first epoch has fresh data: once the policy has
+        learned labelled pairs, their part of the correction has no mean of zero, and an estimate
+        from them would call the correction useless.
         """
-        wanted = self.control.estimate is None or self._steps % PROBE_EVERY == 0
+        is_fresh = self._trained + len(batch) + len(following) <= len(self._examples)
+        wanted = is_fresh and (self.control.estimate is None or self._steps % PROBE_EVERY == 0)
         self._scored = None
         if self._has_samples and wanted and following:
             scored = forward([self._examples[index] for index in following], grad=False)
@@ -136,6 +141,7 @@ class PreferenceObjective:
                 metrics["vrpo/control_weight_se"] = self.control.standard_error
         self._before = self._scored
         self._steps += 1
+        self._trained += len(batch)
         return metrics
 
     def state(self) -> dict[str, JsonValue]:
@@ -144,6 +150,7 @@ class PreferenceObjective:
             "control": dict(self.control.state_dict()),
             "before": None if self._before is None else [list(row) for row in self._before],
             "steps": self._steps,
+            "trained": self._trained,
             "statistics": [list(pair) for pair in self.statistics],
         }
 
@@ -153,6 +160,7 @@ class PreferenceObjective:
         self.control.load_state_dict(saved.control)
         self._before = saved.before
         self._steps = saved.steps
+        self._trained = saved.trained
         self.statistics = list(saved.statistics)
 
     def _rewards(self, values: Tensor, batch: Sequence[int]) -> Tensor:
@@ -223,6 +231,7 @@ class _SavedState(Spec):
     control: dict[str, float]
     before: list[list[float]] | None
     steps: int
+    trained: int
     statistics: list[tuple[float, float]]
 
 

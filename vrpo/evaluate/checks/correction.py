@@ -1,6 +1,9 @@
 """Is the correction helping: the variance of the gradient with it, over that of DPO."""
 
+import math
 from collections.abc import Iterator
+
+import torch
 
 from vrpo.control import pair_changes
 from vrpo.diagnostics import (
@@ -12,6 +15,7 @@ from vrpo.diagnostics import (
     reference_term_error,
     term_split,
 )
+from vrpo.diagnostics.terms import ALARM_Z
 from vrpo.diagnostics.terms import MIN_PROMPTS as MIN_PROMPTS_OF_TERMS
 from vrpo.diagnostics.variance import MIN_DRAWS
 from vrpo.evaluate.checks.check import Check
@@ -20,6 +24,8 @@ from vrpo.statistics import Interval
 
 MIN_PROMPTS = 32
 """Fewer probed prompts than this say nothing about a variance."""
+MIN_STEPS = 8
+"""Fewer steps in the first epoch than this give the mean of the correction no error to trust."""
 NO_WEIGHT = 0.1
 """An estimated control weight below this is DPO in effect."""
 
@@ -34,6 +40,7 @@ def correction_checks(evidence: Evidence) -> list[Check]:
         samples = evidence.scores.sample_mask_NK.shape[1]
     checks = _variance_checks(control, samples) if is_measured(control) else []
     checks += _weight_checks(evidence, control, samples)
+    checks += _mean_checks(evidence)
     if evidence.probe is not None and evidence.scores is not None:
         checks += _term_checks(evidence, evidence.probe, evidence.scores, control)
     return checks
@@ -68,6 +75,36 @@ def _weight_checks(evidence: Evidence, control: ControlStatistics, samples: int)
         quarter = len(history) // 4
         first, last = history[:quarter], history[-quarter:]
         yield Check("control_weight_trend", sum(last) / quarter - sum(first) / quarter)
+
+
+def _mean_checks(evidence: Evidence) -> Iterator[Check]:
+    """Whether the correction is zero on average while every pair is new to the policy.
+
+    Later it is not: the policy learns the labelled pairs, and what p_eta expects of them drifts
+    away from what it expects of the samples, with nothing wrong.
+    """
+    corrections = torch.tensor(
+        [
+            values["vrpo/resampled"] - values["vrpo/predicted"]
+            for stage in ("train_reward", "train_policy")
+            for _, values in evidence.series.get(stage, ())
+            if "vrpo/resampled" in values and values.get("epoch", 1.0) <= 1
+        ],
+        dtype=torch.float64,
+    )
+    if len(corrections) < MIN_STEPS or not float(corrections.std()) > 0:
+        return
+    z = float(corrections.mean() / corrections.std()) * math.sqrt(len(corrections))
+    alarm = abs(z) > ALARM_Z
+    yield Check(
+        "correction_z",
+        z,
+        alarm,
+        "The correction is not zero on average: the samples have another law than the labelled "
+        "completions; see the balance tests."
+        if alarm
+        else "The correction is zero on average, as it should be.",
+    )
 
 
 def _variance_checks(control: ControlStatistics, samples: int) -> list[Check]:
@@ -125,7 +162,7 @@ def _term_checks(
         tau=evidence.tau,
         sample_mask=mask,
     )
-    checks = [Check("correction_z", split.z, split.alarm, split.meaning)]
+    checks = []
     if split.cosine is not None:
         checks.append(Check("gradient_cosine", split.cosine))
     draws = mask.sum(dim=1) + 2
@@ -144,5 +181,5 @@ def _term_checks(
     return [
         *checks,
         Check("noise_share", noise.noise_share),
-        Check("suggested_samples", float(noise.suggested_samples), noise.alarm, noise.meaning),
+        Check("suggested_samples", float(noise.suggested_samples), says=noise.meaning),
     ]

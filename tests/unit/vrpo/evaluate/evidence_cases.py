@@ -87,6 +87,9 @@ def good_vrpo(n=600, samples=4, seed=0, **options) -> Evidence:
                     step,
                     {
                         "loss": 0.7 - 0.001 * step,
+                        "epoch": step / 100,
+                        "vrpo/predicted": 0.69,
+                        "vrpo/resampled": 0.69 + 0.01 * (-1) ** step,
                         "rewards/margins": 0.001 * step,
                         "vrpo/control_weight": 0.5,
                         "vrpo/control_weight_se": 0.1,

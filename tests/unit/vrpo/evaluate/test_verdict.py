@@ -180,6 +180,26 @@ def test_an_opponent_and_a_displacement_are_named():
     assert "even preferred completions unlikely" in found.text
 
 
+def test_a_correction_that_drifts_after_the_first_epoch_does_not_alarm():
+    evidence = cases.good_vrpo()
+    drifting = [
+        (step, values | {"epoch": step / 50, "vrpo/resampled": 0.7 + (step > 50)})
+        for step, values in evidence.series["train_policy"]
+    ]
+    steady = [
+        (step, values | {"vrpo/resampled": 0.7 + 0.001 * (-1) ** step}) for step, values in drifting
+    ]
+    noisy = [
+        (step, values | {"vrpo/resampled": 0.69 + (step > 50) + 0.01 * (-1) ** step})
+        for step, values in drifting
+    ]
+    found = [
+        find(all_checks(replace(evidence, series={"train_policy": points})), "correction_z")
+        for points in (noisy, steady)
+    ]
+    assert [check.alarm for check in found] == [False, True]
+
+
 def test_every_diagnostic_of_the_catalogue_is_computed_for_some_job():
     soft = cases.good_vrpo()
     label = soft.scores.label_N.clone()
