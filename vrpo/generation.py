@@ -65,6 +65,7 @@ def sample_completions(
     temperature: float = 1.0,
     top_p: float = 1.0,
     batch_tokens: int | None = None,
+    numbers: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     raise_if_cancelled: Callable[[], None] | None = None,
 ) -> list[list[Completion]]:
@@ -72,11 +73,13 @@ def sample_completions(
 
     Temperature 0 is greedy. ``batch_tokens`` bounds rows times their greatest length (default
     8192 on a CPU, 131072 on a GPU). A completion is cut off where the model's context ends.
-    ``progress(done, total)`` counts prompts. Raises ``ValueError`` for a prompt that is empty or
-    fills the context.
+    ``numbers`` name the prompts where these are some of many: what a prompt's random numbers are
+    drawn from, its place by default. ``progress(done, total)`` counts prompts. Raises
+    ``ValueError`` for a prompt that is empty or fills the context.
     """
     if not all(len(prompt) for prompt in prompts):
         raise ValueError("every prompt needs at least one token (BOS, if nothing else)")
+    numbers = range(len(prompts)) if numbers is None else numbers
     inner = unwrapped(model)
     context = context_length(inner.config)
     longest = max(map(len, prompts), default=0)
@@ -94,7 +97,7 @@ def sample_completions(
             _Row(
                 prompt,
                 sample,
-                _uniforms(seed, prompt, sample, max_new_tokens),
+                _uniforms(seed, numbers[prompt], sample, max_new_tokens),
                 min(max_new_tokens, context - len(prompts[prompt])),
                 [],
             )
