@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests.integration.in_process import PipelineRun
 from tests.integration.service import make_tiny_model
 from vrpo.contract.pipeline import plan
 from vrpo.data.prepared import HELD_OUT, TRAIN, read_rows
-from vrpo.errors import ContextTooLong, DatasetTooSmall, InvalidTrainingFile
+from vrpo.errors import ContextTooLong, DatasetTooSmall, InvalidTrainingFile, ModelNotAllowed
 from vrpo.stages import read_record
 
 
@@ -33,7 +34,9 @@ def chat(prompt):
 def prepared(tmp_path, tiny):
     """Return a function that runs the stage on rows and returns the run and its folder."""
 
-    def prepare(rows, *, validation=None, method="dpo", max_length=64, holdout=0.25):
+    def prepare(
+        rows, *, validation=None, method="dpo", max_length=64, holdout=0.25, reference=None
+    ):
         files = {"training": tmp_path / "training.jsonl"}
         files["training"].write_text("".join(json.dumps(row) + "\n" for row in rows))
         if validation is not None:
@@ -42,13 +45,21 @@ def prepared(tmp_path, tiny):
         request = {
             "model": "tiny",
             "training_file": "file-1",
-            "method": {"type": method},
+            "method": {"type": method}
+            if reference is None
+            else {"type": "vrpo", "vrpo": {"reference": {"source": "other"}}},
             "run": {
                 "training": {"max_length": max_length},
                 "eval": {"holdout_fraction": holdout},
             },
         }
-        run = PipelineRun(tmp_path / "job", request, model=tiny, files=files)
+        run = PipelineRun(
+            tmp_path / "job",
+            request,
+            model=tiny,
+            files=files,
+            other_models=None if reference is None else {"reference": reference},
+        )
         run.run(plan(run.spec)[0])
         return run, run.outputs["prepare_data"]
 
@@ -88,6 +99,32 @@ def test_a_row_must_fit_the_model_s_context_too(prepared):
     assert read_record(folder)["summary"]["left_out_rows"] == 1
     with pytest.raises(ContextTooLong, match="the model's context of 256 tokens"):
         prepared(rows[:1], max_length=1024)
+
+
+@pytest.fixture
+def small_reference(tmp_path):
+    """A model of the same tokenizer whose context is 32 tokens."""
+    folder = tmp_path / "small"
+    make_tiny_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+    return folder
+
+
+def test_a_row_must_fit_the_context_of_the_reference_policy(prepared, small_reference):
+    rows = [pair("x" * 40), *(pair(f"Word {n}") for n in range(5))]
+    _, folder = prepared(rows, reference=small_reference, holdout=0)
+    assert read_record(folder)["summary"]["left_out_rows"] == 1
+    with pytest.raises(ContextTooLong, match="the reference policy's context of 32 tokens"):
+        prepared(rows[:1], reference=small_reference)
+
+
+def test_a_reference_policy_with_another_tokenizer_is_refused(prepared, small_reference):
+    tokenizer = AutoTokenizer.from_pretrained(small_reference)
+    tokenizer.add_tokens(["a word of its own"])
+    tokenizer.save_pretrained(small_reference)
+    with pytest.raises(ModelNotAllowed, match="its tokenizer is not that of the model"):
+        prepared([pair(f"Word {n}") for n in range(5)], reference=small_reference)
 
 
 @pytest.mark.parametrize("rows", [0, 3])

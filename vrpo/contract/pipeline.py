@@ -159,9 +159,8 @@ class _Stages:
             "holdout_fraction": evaluation.holdout_fraction,
             "seed": spec.seed,
         }
-        self.done = [
-            PlannedStage(StageName.PREPARE_DATA, prepare, models=("base",), reads_files=True)
-        ]
+        models = tuple(dict.fromkeys(("base", self.role("reference"))))
+        self.done = [PlannedStage(StageName.PREPARE_DATA, prepare, models=models, reads_files=True)]
 
     def role(self, name: str) -> str:
         """Return the role, or ``base`` where the job names no model for it."""

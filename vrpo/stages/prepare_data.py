@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
+from transformers import PreTrainedTokenizerBase
 
 from vrpo.contract.base import Spec
 from vrpo.contract.task import StageTask
 from vrpo.data.formats import read_rows as read_file
 from vrpo.data.prepared import HELD_OUT, TRAIN, write_rows
 from vrpo.data.tokenise import TokenisedRow, tokenise
-from vrpo.errors import ContextTooLong, DatasetTooSmall, InvalidTrainingFile
+from vrpo.errors import ContextTooLong, DatasetTooSmall, InvalidTrainingFile, ModelNotAllowed
 from vrpo.models import load_context_length, load_tokenizer
 from vrpo.stages.context import StageContext
 
@@ -33,20 +34,17 @@ class Config(Spec):
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     """Write ``train.jsonl``, ``held_out.jsonl`` and ``data_report.json``.
 
-    A row must fit ``max_length`` and the model's context, and so must each sample that the file
-    gives: were only the samples left out that do not, the others would be of another law than the
-    labelled completions. Raises ``InvalidTrainingFile``,
-    ``ContextTooLong`` when no row fits, and ``DatasetTooSmall``.
+    A row must fit ``max_length``, the model's context and that of a named reference policy, whose
+    samples would else be cut off where labelled completions are not. So must each sample that the
+    file gives: were only the samples left out that do not, the others would be of another law than
+    the labelled completions. Raises ``InvalidTrainingFile``, ``ContextTooLong`` when no row fits,
+    ``DatasetTooSmall``, and ``ModelNotAllowed`` for a reference with another tokenizer.
     """
     config = Config.model_validate(task.config)
     tokenizer = load_tokenizer(task.models["base"])
-    room = load_context_length(task.models["base"])
-    limit = min(config.max_length, room)
-    limit_name = (
-        f"run.training.max_length={limit}"
-        if config.max_length <= room
-        else f"the model's context of {limit} tokens"
-    )
+    limit, limit_name = _limit(task, config.max_length)
+    if "reference" in task.models:
+        _check_reference(tokenizer, load_tokenizer(task.models["reference"]))
     answers = 1 if config.method == "supervised" else 2
 
     def load(name: str) -> tuple[list[TokenisedRow], int]:
@@ -102,6 +100,27 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     context.progress(1, 1, "files")
     context.log("info", f"{len(train)} training rows, {len(held_out)} held-out rows")
     return summary
+
+
+def _limit(task: StageTask, max_length: int) -> tuple[int, str]:
+    """Return how many tokens a row may have, and what sets that limit."""
+    limits = [(max_length, f"run.training.max_length={max_length}")]
+    for role, name in (("base", "model"), ("reference", "reference policy")):
+        if role in task.models:
+            room = load_context_length(task.models[role])
+            limits.append((room, f"the {name}'s context of {room} tokens"))
+    return min(limits, key=lambda limit: limit[0])
+
+
+def _check_reference(
+    tokenizer: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a reference policy whose samples would be other words in the policy's tokens."""
+    if reference.get_vocab() != tokenizer.get_vocab():
+        raise ModelNotAllowed(
+            "method.vrpo.reference.source: its tokenizer is not that of the model; name a model "
+            "with the same tokenizer, or leave it out"
+        )
 
 
 def split_by_prompt(
