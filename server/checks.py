@@ -18,6 +18,7 @@ def check_request(
     faults = _model_faults(session, tenant, request, catalogue)
     faults += _file_faults(session, tenant, request)
     faults += _judge_faults(request, catalogue)
+    faults += _sampler_faults(request)
     return faults
 
 
@@ -155,4 +156,20 @@ def _judge_faults(request: CreateJob, catalogue: Catalogue) -> list[RequestFault
         )
         for param, (name, allowed) in named.items()
         if name not in allowed
+    ]
+
+
+def _sampler_faults(request: CreateJob) -> list[RequestFault]:
+    method = request.method
+    if not isinstance(method, VrpoMethod) or method.vrpo.reference.sampler != "vllm":
+        return []
+    if request.run.resources.gpus > 0:
+        return []
+    return [
+        RequestFault(
+            code="invalid_value",
+            message="method.vrpo.reference.sampler: 'vllm' needs a GPU; ask for one by "
+            "run.resources.gpus, or use 'transformers'",
+            param="method.vrpo.reference.sampler",
+        )
     ]

@@ -71,3 +71,11 @@ def test_an_embedder_can_be_a_backbone_and_nothing_else(service, client):
     assert refused.status in (400, 404)
     assert "is an embedder" in refused.json["error"]["message"]
     assert "minilm" not in {model.id for model in client.models.list()}
+
+
+def test_sampling_by_vllm_without_a_gpu_is_refused(service, client):
+    answer = submit(service, uploaded(client, ROW), reference={"sampler": "vllm"})
+
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == "method.vrpo.reference.sampler"
+    assert "run.resources.gpus" in answer.json["error"]["message"]

@@ -1,9 +1,9 @@
 """Stage ``sample_reference``: K completions of each training prompt from the reference policy."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import JsonValue
 
@@ -11,12 +11,29 @@ from vrpo.contract.base import Spec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import TRAIN, read_rows
-from vrpo.data.tokenise import end_ids
-from vrpo.generation import Completion, sample_completions
-from vrpo.models import load_model, load_tokenizer
+from vrpo.data.tokenise import TokenisedRow, end_ids
+from vrpo.errors import ContextTooLong
+from vrpo.generation import Completion
+from vrpo.models import load_context_length, load_model, load_tokenizer, trained_source
+from vrpo.sampling_vllm import sample_with_vllm
 from vrpo.stages.context import StageContext
+from vrpo.stages.sharing import by_the_first, sample_shared
+from vrpo.stages.training_loop import MODEL
 
 SAMPLES = "samples.jsonl"
+
+
+class SamplingOptions(TypedDict):
+    """Keyword arguments that both samplers take."""
+
+    samples_per_prompt: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    eos_ids: frozenset[int]
+    seed: int
+    progress: Callable[[int, int], None]
+    raise_if_cancelled: Callable[[], None]
 
 
 class Config(Spec):
@@ -31,24 +48,13 @@ class Config(Spec):
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Write ``samples.jsonl``: for each row of ``train.jsonl``, its K completions."""
+    """Write ``samples.jsonl``: for each row of ``train.jsonl``, its K completions.
+
+    Raises ``ContextTooLong`` where the reference policy has less room than the base model.
+    """
     config = Config.model_validate(task.config)
     rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
-    source = sampler_source(task)
-    tokenizer = load_tokenizer(task.models.get("reference") or task.models["base"])
-    samples = sample_completions(
-        load_model(source, device=context.device),
-        [row.prompt_ids for row in rows],
-        samples_per_prompt=config.samples_per_prompt,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        eos_ids=end_ids(tokenizer),
-        pad_id=int(tokenizer.pad_token_id),
-        seed=config.seed,
-        progress=lambda done, total: context.progress(done, total, "prompts"),
-        raise_if_cancelled=context.raise_if_cancelled,
-    )
+    samples = _sampled(config, task, rows, context)
     write_samples(context.workdir / SAMPLES, samples)
     flat = [completion for group in samples for completion in group]
     if not flat:
@@ -65,16 +71,42 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     return summary
 
 
+def _sampled(
+    config: Config, task: StageTask, rows: Sequence[TokenisedRow], context: StageContext
+) -> list[list[Completion]]:
+    source = sampler_source(task)
+    tokenizer = load_tokenizer(task.models.get("reference") or task.models["base"])
+    room, longest = load_context_length(source), max(len(row.prompt_ids) for row in rows)
+    if longest >= room:
+        raise ContextTooLong(
+            f"a prompt of {longest} tokens fills the reference policy's context of {room}; lower "
+            "run.training.max_length, so that such rows are left out"
+        )
+    prompts = [row.prompt_ids for row in rows]
+    options: SamplingOptions = {
+        "samples_per_prompt": config.samples_per_prompt,
+        "max_new_tokens": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "eos_ids": end_ids(tokenizer),
+        "seed": config.seed,
+        "progress": lambda done, total: context.progress(done, total, "prompts"),
+        "raise_if_cancelled": context.raise_if_cancelled,
+    }
+    if config.sampler == "vllm":
+        return by_the_first(context, lambda: sample_with_vllm(source, prompts, **options))
+    model = load_model(source, device=context.device)
+    pad_id = int(tokenizer.pad_token_id)
+    return sample_shared(context, model, prompts, pad_id=pad_id, **options)
+
+
 def sampler_source(task: StageTask) -> ModelSource:
     """Return the fitted reference where there is one, else the named one, else the base model."""
     base = task.models.get("reference") or task.models["base"]
     fitted = task.inputs.get(StageName.FIT_REFERENCE)
     if fitted is None:
         return base
-    folder = Path(fitted) / "model"
-    if (folder / "adapter_config.json").exists():
-        return base.model_copy(update={"adapter_path": str(folder)})
-    return ModelSource(path=str(folder))
+    return trained_source(Path(fitted) / MODEL, base)
 
 
 def write_samples(path: Path, samples: Sequence[Sequence[Completion]]) -> None:
