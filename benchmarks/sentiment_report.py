@@ -88,13 +88,23 @@ def equivalents(table: dict[tuple[Setting, str], dict[int, Row]]) -> list[dict]:
         is_curve = (law, reference, beta) == ("bradley_terry", "right", 0.1)
         if not is_curve or arm in NO_PAIR_LOSS or preference not in ("estimated", "true"):
             continue
+        if sum(set(seeds) <= set(by) for by in curve.values()) < 2:
+            continue
         for figure in ("gold_reward", "win_rate"):
             low, value, high = label_equivalent(
                 {n: _column(by, figure) for n, by in curve.items()},
                 _column(seeds, figure),
                 labels=labels,
             )
-            found.append({**_named(setting, arm), "figure": figure, "ratio": (low, value, high)})
+            usable = [n for n, by in curve.items() if set(seeds) <= set(by)]
+            found.append(
+                {
+                    **_named(setting, arm),
+                    "figure": figure,
+                    "ratio": (low, value, high),
+                    "bounds": (min(usable) / labels, max(usable) / labels),
+                }
+            )
     return found
 
 
@@ -130,22 +140,28 @@ def markdown(table: dict[tuple[Setting, str], dict[int, Row]], found: list[dict]
     lines += [
         "",
         "Labels that DPO needs to reach what an arm reaches, over that arm's labels (Bradley-Terry "
-        "law, right reference). Brackets: 95 % bootstrap interval over seeds.",
+        "law, right reference). Brackets: 95 % bootstrap interval over seeds. ≤ and ≥ mark the "
+        "ends of DPO's curve.",
         "",
         "| arm | p_eta | n | by gold reward | by win rate |",
         "|---|---|---|---|---|",
     ]
     for first, second in zip(found[::2], found[1::2], strict=True):
-        values = []
-        for row in (first, second):
-            low, value, high = row["ratio"]
-            values.append(f"{value:.2f} [{low:.2f}, {high:.2f}]")
+        values = [_bounded(row["ratio"], row["bounds"]) for row in (first, second)]
         lines.append(
             f"| {first['arm']} | {first['preference']} | {first['labels']} | "
             + " | ".join(values)
             + " |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _bounded(ratio: tuple[float, float, float], bounds: tuple[float, float]) -> str:
+    """Return a ratio with its interval; an end of DPO's curve is only a bound."""
+    low, value, high = (
+        f"{'≤ ' if x == bounds[0] else '≥ ' if x == bounds[1] else ''}{x:.2f}" for x in ratio
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _order(item: tuple[tuple[Setting, str], dict[int, Row]]) -> tuple[object, ...]:
