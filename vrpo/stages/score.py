@@ -7,6 +7,7 @@ Letters: N prompts, C = 2 + K completions, K samples.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,7 @@ from vrpo.stages.preferences import (
     by_judge,
 )
 from vrpo.stages.sample_reference import SAMPLES, read_samples
+from vrpo.stages.sharing import by_the_first, score_shared
 
 SCORES = "scores.safetensors"
 
@@ -58,11 +60,12 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         load_model(task.models["base"], device=context.device),
         on_warning=lambda message: context.log("warn", message),
     )
-    scored = engine.score(
+    scored = score_shared(
+        context,
+        engine,
         examples,
         features=shares_backbone,
         progress=lambda done, total: context.progress(done, steps * total, "prompts"),
-        raise_if_cancelled=context.raise_if_cancelled,
     )
     anchor_NC = _padded([outputs.logprobs_C.cpu() for outputs in scored], fill=0.0)
     lengths = [torch.tensor([float(len(c)) for c in e.completions]) for e in examples]
@@ -88,7 +91,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
             preference_NCC = by_implicit_rewards(task, examples, anchor, context)
         else:
             assert config.judge is not None
-            preference_NCC, quality = by_judge(task, config.judge, rows, examples, context)
+            judge = partial(by_judge, task, config.judge, rows, examples, context)
+            preference_NCC, quality = by_the_first(context, judge)
             summary |= report_quality(quality, context, step=1)
         tensors["preference"] = preference_NCC
         summary |= _entropies(preference_NCC, mask_NC)
