@@ -38,9 +38,13 @@ class ResidualCheck:
     z: float
     """Their difference in standard errors; negative means residuals too small."""
     leakage: bool
+    """Far too small. A model that is far too unsure gives that too: see its temperature."""
     overconfident: bool
+    """Too large."""
     alarm: bool
     meaning: str
+    underconfident: bool = False
+    """Too small, and not by so much that only knowing the labels would do it."""
 
 
 def residual_check(label_N: Tensor, preference_N: Tensor) -> ResidualCheck:
@@ -64,6 +68,7 @@ def residual_check(label_N: Tensor, preference_N: Tensor) -> ResidualCheck:
     memorised = promised < MEMORISED and observed < MEMORISED
     leakage = memorised or (score < -ALARM_Z and observed < LEAKAGE_RATIO * promised)
     overconfident = not leakage and score > ALARM_Z
+    underconfident = not leakage and score < -ALARM_Z
     if leakage:
         meaning = (
             "The preference model knows the labels it judges: cross-fit it by prompt, or the loss "
@@ -71,10 +76,17 @@ def residual_check(label_N: Tensor, preference_N: Tensor) -> ResidualCheck:
         )
     elif overconfident:
         meaning = "The preference model is over-confident: refit its temperature on held-out pairs."
+    elif underconfident:
+        meaning = (
+            "The preference model is under-confident, or has seen some of the labels it judges: "
+            "refit its temperature on held-out pairs, and cross-fit it by prompt."
+        )
     else:
         meaning = "The labels vary about as much as the preference model says."
-    alarm = leakage or overconfident
-    return ResidualCheck(observed, promised, score, leakage, overconfident, alarm, meaning)
+    alarm = leakage or overconfident or underconfident
+    return ResidualCheck(
+        observed, promised, score, leakage, overconfident, alarm, meaning, underconfident
+    )
 
 
 @dataclass(frozen=True)

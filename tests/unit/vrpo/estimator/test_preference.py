@@ -1,4 +1,4 @@
-"""Preference models, their folds, their calibration and their files."""
+"""Preference models, their folds, their calibration and their files: rows 22 and 23."""
 
 import math
 
@@ -14,7 +14,6 @@ from vrpo.preference import (
     expected_calibration_error,
     fit_preference_model,
     fit_temperature,
-    group_prompts,
     load_models,
     load_report,
     pair_accuracy,
@@ -66,50 +65,6 @@ def test_the_temperature_divides_the_logits_and_keeps_accuracy_and_skew_symmetry
     assert torch.equal(after, -after.transpose(1, 2))
     label = torch.ones(16)
     assert pair_accuracy(before.flatten(), label) == pair_accuracy(after.flatten(), label)
-
-
-@pytest.mark.parametrize("folds", [2, 5])
-@pytest.mark.parametrize("kind", ["gpm", "bradley_terry"])
-def test_a_prompt_is_judged_the_same_bit_for_bit_when_its_own_label_is_flipped(kind, folds):
-    """Row 20, with everything at its default: temperatures are fitted."""
-    first, second, label = pairs(n=300)
-    prompts = [f"question {row % 270} of {row % 270 * 7} kinds" for row in range(300)]
-    groups, fold_of = group_prompts(prompts), assign_folds(prompts, folds=folds, seed=1)
-    flipped = label.clone()
-    flipped[7] = 1 - flipped[7]
-    before, after = (
-        cross_fit(first, second, z, fold_of, kind=kind, groups=groups, epochs=4)
-        for z in (label, flipped)
-    )
-    mine = fold_of[7]
-    same_fold = [row for row in range(300) if fold_of[row] == mine]
-    assert 277 in same_fold  # the same prompt with another pair
-    assert before.temperatures[mine] != 1
-    assert torch.equal(before.logits[same_fold], after.logits[same_fold])
-    ours, theirs = (fitted.models[mine].state_dict() for fitted in (before, after))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert not torch.equal(before.logits, after.logits)
-
-
-@pytest.mark.parametrize("kind", ["gpm", "bradley_terry"])
-def test_cross_fitting_finds_a_linear_reward(kind):
-    first, second, label = pairs(n=400)
-    fitted = cross_fit(first, second, label, [row % 4 for row in range(400)], kind=kind)
-    assert fitted.accuracy > 0.75
-    assert fitted.nll < math.log(2) - 0.1
-    assert fitted.ece < 0.12
-    assert not fitted.in_sample
-    assert fitted.temperatures == tuple(model.temperature.item() for model in fitted.models)
-    assert min(fitted.temperatures) <= fitted.temperature <= max(fitted.temperatures)
-    assert 0.4 < fitted.remaining_temperature < 1.6
-    assert sum(part.count for part in fitted.reliability) == 400
-
-
-def test_one_fold_warns_that_it_is_in_sample():
-    first, second, label = pairs(n=40)
-    fitted = cross_fit(first, second, label, [0] * 40, kind="gpm", epochs=2)
-    assert fitted.in_sample
-    assert "fitted on the labels it judges" in fitted.warning
 
 
 def test_the_same_seed_gives_the_same_model():
@@ -177,11 +132,6 @@ def test_equal_and_nearly_equal_prompts_share_a_fold():
 def test_fewer_distinct_prompts_than_folds_are_refused():
     with pytest.raises(DatasetTooSmall, match="fewer folds"):
         assign_folds(["a", "A", "b"], folds=3, seed=0)
-
-
-def test_a_fold_without_data_is_refused():
-    with pytest.raises(DatasetTooSmall, match="fewer folds"):
-        cross_fit(*pairs(n=10), [0, 2] * 5, kind="gpm")
 
 
 def test_features_that_are_not_finite_are_refused():

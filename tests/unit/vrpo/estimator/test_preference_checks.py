@@ -81,6 +81,12 @@ def test_a_memoriser_is_found_and_an_honest_model_is_not():
     assert leak.leakage
     assert (leak.observed, leak.promised) == (pytest.approx(0.0025), pytest.approx(0.0475))
     assert residual_check(label, label.clamp(0.001, 0.999)).leakage
+    # half a memoriser: 0.25^2 = 0.0625 against 0.25 * 0.75 = 0.1875 is a leak; at 0.3 it is 0.09
+    # against 0.21, and at 0.35 0.1225 against 0.2275, which a model that is too unsure gives too
+    assert residual_check(label, 0.3 + 0.4 * label).leakage
+    unsure = residual_check(label, 0.35 + 0.3 * label)
+    assert (unsure.leakage, unsure.underconfident, unsure.alarm) == (False, True, True)
+    assert "or has seen" in unsure.meaning
     # what the data alone cannot tell apart: right and certain on an easy task looks the same
     assert residual_check(torch.ones(100), torch.full((100,), 0.999)).leakage
 
