@@ -188,10 +188,9 @@ def test_a_reference_policy_with_too_small_a_context_is_an_error_of_the_user(tmp
         other_models={"reference": small},
         reference=REFERENCE | {"source": "small"},
     )
-    run.run(stage(run, StageName.PREPARE_DATA))
 
     with pytest.raises(ContextTooLong, match="reference policy's context of 8"):
-        run.run(stage(run, StageName.SAMPLE_REFERENCE))
+        run.run(stage(run, StageName.PREPARE_DATA))
 
 
 def chat_judge(model):
