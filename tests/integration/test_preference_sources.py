@@ -1,7 +1,6 @@
 """p_eta from columns of the file, from policies' implicit rewards, and from an LLM judge."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from vrpo.contract.metrics import metric
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
 from vrpo.contract.task import JudgeSource, ModelSource
-from vrpo.errors import ContextTooLong, JudgeUnavailable, StageCancelled
+from vrpo.errors import JudgeUnavailable, StageCancelled
 from vrpo.stages.score import SCORES
 
 NUMBERS = {"n_epochs": 1, "batch_size": 4, "learning_rate": 3e-3}
@@ -175,22 +174,6 @@ def test_heads_may_read_a_sentence_embedder(tmp_path, tiny):
     preference = scores(run)["preference"]
     torch.testing.assert_close(preference + preference.mT, torch.ones_like(preference))
     assert 0 <= run.summaries[StageName.EVALUATE]["win_rate"] <= 1
-
-
-def test_a_reference_policy_with_too_small_a_context_is_an_error_of_the_user(tmp_path, tiny):
-    small = tmp_path / "small"
-    shutil.copytree(tiny, small)
-    config = json.loads((small / "config.json").read_text())
-    (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
-    run = pipeline(
-        tmp_path,
-        tiny,
-        other_models={"reference": small},
-        reference=REFERENCE | {"source": "small"},
-    )
-
-    with pytest.raises(ContextTooLong, match="reference policy's context of 8"):
-        run.run(stage(run, StageName.PREPARE_DATA))
 
 
 def chat_judge(model):

@@ -12,9 +12,8 @@ from vrpo.contract.status import StageName
 from vrpo.contract.task import ModelSource, StageTask
 from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.data.tokenise import TokenisedRow, end_ids
-from vrpo.errors import ContextTooLong
 from vrpo.generation import Completion
-from vrpo.models import load_context_length, load_model, load_tokenizer, trained_source
+from vrpo.models import load_model, load_tokenizer, trained_source
 from vrpo.sampling_vllm import sample_with_vllm
 from vrpo.stages.context import StageContext
 from vrpo.stages.sharing import by_the_first, sample_shared
@@ -48,10 +47,7 @@ class Config(Spec):
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Write ``samples.jsonl``: for each row of ``train.jsonl``, its K completions.
-
-    Raises ``ContextTooLong`` where the reference policy has less room than the base model.
-    """
+    """Write ``samples.jsonl``: for each row of ``train.jsonl``, its K completions."""
     config = Config.model_validate(task.config)
     rows = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / TRAIN)
     samples = _sampled(config, task, rows, context)
@@ -76,12 +72,6 @@ def _sampled(
 ) -> list[list[Completion]]:
     source = sampler_source(task)
     tokenizer = load_tokenizer(task.models.get("reference") or task.models["base"])
-    room, longest = load_context_length(source), max(len(row.prompt_ids) for row in rows)
-    if longest >= room:
-        raise ContextTooLong(
-            f"a prompt of {longest} tokens fills the reference policy's context of {room}; lower "
-            "run.training.max_length, so that such rows are left out"
-        )
     prompts = [row.prompt_ids for row in rows]
     options: SamplingOptions = {
         "samples_per_prompt": config.samples_per_prompt,
