@@ -31,6 +31,9 @@ from vrpo.models import load_model
 BACKBONE: Final = "model"
 HEAD: Final = "head.safetensors"
 DESCRIPTION: Final = "reward_model.json"
+HEAD_GAIN: Final = 10.0
+"""Factor of the head's output. A fresh head beside a trained backbone must move faster; under Adam,
+this has the effect of ten times the learning rate for the head alone."""
 
 
 class RewardModel(nn.Module):
@@ -56,7 +59,7 @@ class RewardModel(nn.Module):
         """Return (C,) float32 rewards of each example's completions, as trained."""
         hidden = self.engine.last_hidden(examples, grad=grad)
         with torch.set_grad_enabled(grad):
-            return [self.head(states_CH).squeeze(1) for states_CH in hidden]
+            return [HEAD_GAIN * self.head(states_CH).squeeze(1) for states_CH in hidden]
 
     def score(
         self,

@@ -3,7 +3,7 @@
 Each batch of prompts: K completions from the policy as it is, their rewards, their log-probs under
 policy and anchor, then ``updates_per_batch`` optimizer steps on the clipped loss. A run that is
 stopped and started again ends with the weights it would have had: what a batch draws depends on
-the seed and the batch's number alone.
+the seed and the batch's number alone. Several workers answer and score a share of the prompts each.
 """
 
 import hashlib
@@ -31,12 +31,13 @@ from vrpo.engine import (
     save_checkpoint,
     token_logprobs,
 )
+from vrpo.engine.team import Team
 from vrpo.errors import NumericalError
-from vrpo.generation import sample_completions
+from vrpo.generation import Completion, sample_completions
 from vrpo.models import anchor, load_model, load_tokenizer
 from vrpo.reward import RewardModel, load_reward_model
 from vrpo.rl.objective import PolicyObjective
-from vrpo.rl.rollout import Rollout, roll_out, rollout_metrics
+from vrpo.rl.rollout import Rollout, TokenLogprobs, roll_out, rollout_metrics
 from vrpo.stages.context import StageContext
 from vrpo.stages.train_reward import REWARD
 from vrpo.stages.training_loop import Trained, TrainerConfig, epoch_batches, load_trainable
@@ -117,26 +118,33 @@ class _Policy:
     def draw(self, prompts: Sequence[Sequence[int]], place: int) -> Rollout:
         """Let the policy answer, without dropout, and score the answers of batch ``place``."""
         self.engine.model.eval()
-        digest = hashlib.sha256(f"rollout.{self.seed}.{place}".encode()).digest()
-        stop = self.context.raise_if_cancelled
-        samples = sample_completions(
-            self.engine.model,
+        team, stop = self.context.team, self.context.raise_if_cancelled
+        numbered = list(enumerate(prompts))
+        samples = team.shared(numbered, list(map(len, prompts)), partial(self._answers, place))
+        return roll_out(
             prompts,
+            samples,
+            score=partial(_shared, team, partial(self.reward.score, raise_if_cancelled=stop)),
+            normalise=self.reward.normalised if self.rl.normalize_rewards else _unchanged,
+            policy=partial(_shared, team, partial(self.logprobs, grad=False)),
+            anchor=partial(_shared, team, self.anchor_logprobs),
+        )
+
+    def _answers(
+        self, place: int, numbered: Sequence[tuple[int, Sequence[int]]]
+    ) -> list[list[Completion]]:
+        digest = hashlib.sha256(f"rollout.{self.seed}.{place}".encode()).digest()
+        return sample_completions(
+            self.engine.model,
+            [prompt for _, prompt in numbered],
+            numbers=[number for number, _ in numbered],
             samples_per_prompt=self.rl.samples_per_prompt,
             max_new_tokens=self.rl.max_new_tokens,
             temperature=self.rl.temperature,
             eos_ids=end_ids(self.tokenizer),
             pad_id=int(self.tokenizer.pad_token_id),
             seed=int.from_bytes(digest[:6], "big"),
-            raise_if_cancelled=stop,
-        )
-        return roll_out(
-            prompts,
-            samples,
-            score=partial(self.reward.score, raise_if_cancelled=stop),
-            normalise=self.reward.normalised if self.rl.normalize_rewards else _unchanged,
-            policy=partial(self.logprobs, grad=False),
-            anchor=self.anchor_logprobs,
+            raise_if_cancelled=self.context.raise_if_cancelled,
         )
 
     def logprobs(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
@@ -177,6 +185,7 @@ def _trainer(policy: _Policy, config: TrainerConfig, steps: int) -> Trainer:
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         micro_batch_tokens=training.micro_batch_tokens,
+        team=policy.context.team,
         gradient_caching=False,  # a rollout's pieces already fit
         forward=policy.logprobs,
     )
@@ -204,6 +213,12 @@ def _resume(folder: Path, trainer: Trainer, context: StageContext) -> tuple[int,
     step, extra = load_checkpoint(newest, trainer)
     context.log("info", f"resumed from the checkpoint of step {step}")
     return step, int(str(extra["trained_tokens"]))
+
+
+def _shared(team: Team, values: TokenLogprobs, examples: Sequence[Example]) -> list[Tensor]:
+    """Return the values of all examples, on the CPU, each worker having made its share."""
+    lengths = [example.num_tokens for example in examples]
+    return team.shared(examples, lengths, lambda mine: [value.cpu() for value in values(mine)])
 
 
 def _unchanged(scores: Tensor) -> Tensor:

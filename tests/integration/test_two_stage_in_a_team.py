@@ -1,0 +1,97 @@
+"""Two processes share a policy optimisation: answers, scores and gradients."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.integration.in_process import PipelineRun
+from tests.integration.service import make_tiny_model
+from vrpo.contract.pipeline import plan
+from vrpo.contract.status import StageName
+from vrpo.contract.task import StageTask
+from vrpo.engine.team import Team
+from vrpo.stages.context import StageContext
+from vrpo.stages.train_policy import run
+
+pytestmark = pytest.mark.slow
+
+
+def member(rank, size, folder, task):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size
+    )
+    workdir, scratch = Path(folder) / f"output-{rank}", Path(folder) / "scratch"
+    workdir.mkdir()
+    scratch.mkdir(exist_ok=True)
+    metrics = []
+    context = StageContext(
+        workdir=workdir,
+        scratch=scratch,
+        device="cpu",
+        report=lambda step, values: metrics.append(dict(values)),
+        progress=lambda done, total, unit: None,
+        log=lambda level, message: None,
+        checkpoint=lambda step, values: None,
+        raise_if_cancelled=lambda: None,
+        team=Team.joined(),
+    )
+    run(StageTask.model_validate_json(task), context)
+    (Path(folder) / f"metrics-{rank}.json").write_text(json.dumps(metrics))
+    dist.destroy_process_group()
+
+
+def test_two_workers_draw_and_learn_what_one_does(tmp_path):
+    make_tiny_model(tmp_path / "tiny")
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{n} is", "chosen": " good", "rejected": " bad!"} for n in range(10)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vrpo = {
+        "scheme": "two_stage",
+        "hyperparameters": {"n_epochs": 2, "batch_size": 3, "learning_rate": 3e-3},
+        "reference": {"samples_per_prompt": 2, "max_new_tokens": 4},
+        "preference": {"cross_fit_folds": 2, "n_epochs": 2},
+        "reward": {"batch_size": 4, "learning_rate": 3e-3},
+        "rl": {"samples_per_prompt": 3, "max_new_tokens": 4, "updates_per_batch": 2},
+    }
+    request = {
+        "model": "tiny",
+        "training_file": "file-1",
+        "method": {"type": "vrpo", "vrpo": vrpo},
+        "run": {"training": {"max_length": 64}, "checkpoints": {"every_steps": 2}},
+    }
+    pipeline = PipelineRun(
+        tmp_path / "job", request, model=tmp_path / "tiny", files={"training": pairs}
+    )
+    stages = {stage.name: stage for stage in plan(pipeline.spec)}
+    for name, stage in stages.items():
+        if name is StageName.TRAIN_POLICY:
+            break
+        pipeline.run(stage)
+    stage = stages[StageName.TRAIN_POLICY]
+    task = StageTask(
+        job_id="ftjob-test",
+        stage=stage.name,
+        epoch=1,
+        key="sha256:0",
+        config=json.loads(json.dumps(dict(stage.config))),
+        options=dict(stage.options),
+        inputs={name: str(pipeline.outputs[name]) for name in stage.inputs},
+        models=dict.fromkeys(stage.models, pipeline.model),
+        seed=pipeline.spec.seed,
+        workdir=str(tmp_path),
+        scratch=str(tmp_path),
+    )
+    mp.spawn(member, (2, str(tmp_path), task.model_dump_json()), nprocs=2)
+    assert (tmp_path / "output-0" / "model" / "model.safetensors").exists()
+    metrics = [json.loads((tmp_path / f"metrics-{rank}.json").read_text()) for rank in range(2)]
+    assert metrics[0] == metrics[1]
+    pipeline.run(stage)
+    alone = [values for _, values in pipeline.metrics[StageName.TRAIN_POLICY]]
+    assert len(alone) == len(metrics[0])
+    for found, expected in zip(metrics[0][:4], alone[:4], strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
