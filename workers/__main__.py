@@ -28,6 +28,7 @@ from workers.stage_start import Surroundings
 
 log = structlog.get_logger()
 
+_AUTH_MODE = "RAY_AUTH_MODE"
 _THREADS = 4
 _LOCK_POLL_S = 0.5
 
@@ -40,6 +41,10 @@ def main() -> None:
     arguments = parser.parse_args()
     given = {} if arguments.ray_address is None else {"ray_address": arguments.ray_address}
     settings = WorkerSettings(**given)
+    if settings.ray_address is not None and _AUTH_MODE not in os.environ:
+        # Ray reads it when it is imported, which has happened: start over
+        program = [sys.executable, "-m", "workers", *sys.argv[1:]]
+        os.execve(sys.executable, program, {**os.environ, _AUTH_MODE: "token"})
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

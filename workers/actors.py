@@ -1,9 +1,10 @@
 """The Ray actor that runs one attempt at one stage.
 
-It gets a ``StageTask`` as plain data, runs ``vrpo.stages.run_stage`` in a thread of its own, and
-answers ``poll`` and ``stop`` meanwhile. It sees files, never the database. The stage's
-module, and torch with it, is imported when the process starts and not with this one, so an actor
-that was created early waits for its task with everything loaded.
+It gets a ``StageTask`` as plain data, runs the stage in a thread of its own (``workers.running``),
+or lets a team of processes run it (``workers.team``), and answers ``poll`` and ``stop`` meanwhile.
+It sees files, never the database. The stage's module, and torch with it, is imported when the
+process starts and not with this one, so an actor that was created early waits for its task with
+everything loaded.
 """
 
 import contextlib
@@ -11,25 +12,13 @@ import importlib
 import os
 import threading
 import time
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import JsonValue
 
-from vrpo.contract.task import (
-    Checkpoint,
-    Failed,
-    Log,
-    Metrics,
-    StageTask,
-    Stopped,
-    Succeeded,
-)
-from vrpo.errors import OutOfMemory, StageCancelled, VrpoError
-from vrpo.stages.context import StageContext
-from workers.reports import SPOOL_FILE, Spool, finite, unread_metrics
+from vrpo.contract.task import StageTask
+from workers.reports import SPOOL_FILE, Spool, unread_metrics
+from workers.running import run_task
 
 UNPOLLED_LIMIT_S = 600.0
 """An actor that nobody has asked for this long stops itself: its controller is gone."""
@@ -107,63 +96,16 @@ def _load(stage: str) -> None:
 
 
 def _run(task: StageTask, spool: Spool, stop: threading.Event) -> None:
-    """Run the stage and append how it ended."""
-    torch = importlib.import_module("torch")
-    torch.set_num_threads(task.num_threads)  # Ray's OMP_NUM_THREADS follows num_cpus instead
-    try:
-        run_stage = importlib.import_module("vrpo.stages").run_stage
-        spool.append(Succeeded(summary=run_stage(task, _context(task, spool, stop))))
-    except StageCancelled:
-        spool.append(Stopped())
-    except Exception as error:  # noqa: BLE001  # the one broad except: whatever it is, report it
-        trace = traceback.format_exc()
-        (Path(task.workdir).parent / "trace.txt").write_text(trace, encoding="utf-8")
-        spool.append(_failure(error, is_out_of_memory=_is_out_of_memory(error, torch)))
-
-
-def _context(task: StageTask, spool: Spool, stop: threading.Event) -> StageContext:
-    def report(step: int, values: Mapping[str, float]) -> None:
-        spool.append(Metrics(step=step, values=finite(values)))
-
-    def log(level: Literal["info", "warn", "error"], message: str) -> None:
-        spool.append(Log(level=level, message=message, event=level != "info"))
-
-    def checkpoint(step: int, values: Mapping[str, float]) -> None:
-        spool.append(Checkpoint(step=step, metrics=finite(values)))
-
-    def raise_if_cancelled() -> None:
-        if stop.is_set():
-            raise StageCancelled(f"stage {task.stage} of job {task.job_id} was asked to stop")
-
-    return StageContext(
-        workdir=Path(task.workdir),
-        scratch=Path(task.scratch),
+    """Run the stage, here or in a team of workers, and append how it ended."""
+    if task.num_workers > 1:
+        run_team = importlib.import_module("workers.team").run_team
+        spool.append(run_team(task, spool, is_stopped=stop.is_set))
+        return
+    end = run_task(
+        task,
+        spool,
         device="cuda" if task.num_gpus > 0 else "cpu",
-        report=report,
-        progress=spool.progress,
-        log=log,
-        checkpoint=checkpoint,
-        raise_if_cancelled=raise_if_cancelled,
+        num_threads=task.num_threads,
+        is_stopped=stop.is_set,
     )
-
-
-def _is_out_of_memory(error: Exception, torch: object) -> bool:
-    """CUDA has a class for it; the CPU allocator raises RuntimeError with this text."""
-    cuda_error = getattr(torch, "OutOfMemoryError", MemoryError)
-    return isinstance(error, MemoryError | cuda_error) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
-def _failure(error: Exception, *, is_out_of_memory: bool) -> Failed:
-    """Return the record that tells the controller what went wrong and whether to try again."""
-    kind: type[VrpoError] = type(error) if isinstance(error, VrpoError) else VrpoError
-    if is_out_of_memory:
-        kind = OutOfMemory
-    name = "" if isinstance(error, VrpoError) else f"{type(error).__name__}: "
-    return Failed(
-        code=kind.code,
-        failure_class=kind.failure_class,
-        message=f"{name}{error}"[:2000],
-        retryable=kind.retryable,
-    )
+    spool.append(end)

@@ -34,6 +34,8 @@ from workers.actors import StageActor
 Records = list[dict[str, JsonValue]]
 
 NAMESPACE = "vrpo"
+JOB_PREFIX = "ftjob-"
+"""How the id of every job begins, and so the name of its slots and actors."""
 _CALLS_AT_ONCE = 2
 """One thread of the actor may be busy while the other answers."""
 _ANSWER_TIMEOUT_S = 10.0
@@ -217,8 +219,12 @@ def find_slot(*, job_id: str, epoch: int, poll_s: float) -> Slot | None:
 
 
 def slot_names() -> set[str]:
-    """Return the names of all slots of the cluster."""
-    return {row["name"] for row in placement_group_table().values() if row["state"] != "REMOVED"}
+    """Return the names of all slots of the cluster; what else holds resources is not ours."""
+    return {
+        row["name"]
+        for row in placement_group_table().values()
+        if row["state"] != "REMOVED" and row["name"].startswith(JOB_PREFIX)
+    }
 
 
 def release_slots(names: set[str]) -> None:

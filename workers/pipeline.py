@@ -105,6 +105,8 @@ class Pipeline:
             scratch=str(scratch),
             num_threads=num_threads,
             num_gpus=num_gpus,
+            num_workers=self.claim.spec.run.resources.workers if stage.is_parallel else 1,
+            max_restarts=self.claim.spec.run.max_restarts,
         )
 
     def shares_machine(self, name: StageName) -> bool:

@@ -30,7 +30,7 @@ Body = Progress | Metrics | Log | Checkpoint | Succeeded | Failed | Stopped
 SPOOL_FILE = "spool.jsonl"
 RECORDS_PER_POLL = 2000
 """So that one poll is one short transaction, however fast the stage reports."""
-_PROGRESS_PERIOD_S = 0.25
+PROGRESS_PERIOD_S = 0.25
 """Progress is for people; more often than this is noise."""
 
 
@@ -60,7 +60,7 @@ class Spool:
     def progress(self, done: int, total: int, unit: str) -> None:
         """Append progress, unless it was just reported and there is more to do."""
         now = time.monotonic()
-        if done >= total or now - self._last_progress_at >= _PROGRESS_PERIOD_S:
+        if done >= total or now - self._last_progress_at >= PROGRESS_PERIOD_S:
             self._last_progress_at = now
             self.append(Progress(done=done, total=total, unit=unit))
 

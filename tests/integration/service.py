@@ -29,6 +29,7 @@ class Served:
         self.home = home
         self.port = free_port()
         self.options = options
+        self.job_timeout_s = JOB_TIMEOUT_S
         self.log = (home / "serve.log").open("ab")
         self.process = self._start()
 
@@ -98,7 +99,7 @@ class Served:
     def watch(self, job_id: str) -> Iterator[Any]:
         """Yield the job, again and again, until it has ended."""
         client = self.client
-        deadline = time.monotonic() + JOB_TIMEOUT_S
+        deadline = time.monotonic() + self.job_timeout_s
         while time.monotonic() < deadline:
             job = client.fine_tuning.jobs.retrieve(job_id)
             yield job

@@ -19,10 +19,12 @@ RECORD = "stage.json"
 def run_stage(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     """Run the stage that the task names and return its summary, also written as ``stage.json``.
 
-    What it reported is written beside it (``vrpo.stages.series``).
+    What it reported is written beside it (``vrpo.stages.series``). All workers of a team call this.
     Only the module of that stage is imported, so that light stages start fast.
     """
     module = import_module(f"vrpo.stages.{task.stage.value}")
+    if not context.team.is_first:  # its outputs are those of the first, and nobody reads them
+        return cast("dict[str, JsonValue]", module.run(task, context))
     series = SeriesFile(context.scratch)
 
     def report(step: int, values: Mapping[str, float]) -> None:
