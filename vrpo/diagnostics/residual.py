@@ -111,7 +111,7 @@ class FoldGap:
     standard_error: float
     overfit: bool
     underfit: bool
-    """It does no better than a coin even on its own labels."""
+    """It does not visibly better than a coin even on its own labels."""
     alarm: bool
     meaning: str
 
@@ -188,8 +188,8 @@ def fold_gap(label_N: Tensor, seen_N: Tensor, unseen_N: Tensor) -> FoldGap:
         )
     elif underfit:
         meaning = (
-            "The preference model does no better than a coin even on its own labels: more epochs, "
-            "another backbone, or a judge."
+            "The preference model does not visibly better than a coin even on its own labels: more "
+            "epochs, another backbone, or a judge."
         )
     else:
         meaning = "The preference model does about as well on labels it has not seen."

@@ -18,7 +18,9 @@ from vrpo.diagnostics import (
     control_weight_check,
     embedding_balance,
     feature_balance,
+    fold_gap,
     label_gain,
+    order_check,
     policy_drift,
     predicted_variance_ratio,
     preference_balance,
@@ -220,6 +222,33 @@ def test_residuals_alarm_for_leaks_and_certainty_and_never_where_the_model_is_ri
     assert alarms["leak"] == 800
     assert min(alarms[name] for name in ("sure", "favoured")) > 0.95 * 800
     assert is_rate(alarms["slice"], 800, 0.01)
+
+
+def test_a_judges_place_and_the_gap_of_folds_alarm_below_their_level():
+    alarms = dict.fromkeys(("even", "biased", "same", "at limit", "worse", "coin"), 0)
+    for generator in data_sets(600):
+        logits, label = judged_pairs(generator, n=300)
+        noise = normal(generator, 300)
+        first, second = (torch.sigmoid(logits + side * noise) for side in (1, -1))
+        alarms["even"] += order_check(first, second).alarm
+        alarms["biased"] += order_check(torch.sigmoid(logits + 1), torch.sigmoid(logits - 1)).alarm
+        # two models as good as each other
+        alarms["same"] += fold_gap(label, first, second).overfit
+        guess = torch.sigmoid(0.3 * noise)
+        alarms["coin"] += fold_gap(label, guess, guess).underfit
+        # 0.1 nats from log 0.75 on half of the labels to what costs 0.2 more there
+        seen = torch.where(label > 0, 0.75, 0.25).double()
+        half = torch.rand(300, generator=generator) < 0.5
+        cost = torch.where(half, 0.2, 0.0)
+        unseen = torch.where(label > 0, seen * torch.exp(-cost), 1 - 0.75 * torch.exp(-cost))
+        alarms["at limit"] += fold_gap(label, seen, unseen).overfit
+        alarms["worse"] += fold_gap(label, seen, 1 - seen).overfit
+    # two conditions: p below .01 and a mean above .05
+    assert alarms["even"] <= 0.01 * 600 + 4 * math.sqrt(600 * 0.01)
+    assert alarms["same"] == 0
+    assert is_rate(alarms["at limit"], 600, TWO_SIGMA, slack=0.005)
+    assert min(alarms["biased"], alarms["worse"]) == 600
+    assert alarms["coin"] > 0.97 * 600
 
 
 def test_a_coin_is_called_turned_round_in_two_per_cent_and_a_reversed_model_always():

@@ -125,6 +125,31 @@ def test_micro_batches_give_the_losses_and_gradients_of_the_whole_batch(loss, se
 
 @every_loss
 @properties
+@given(seed=seeds, pool=st.booleans(), weight=weights)
+def test_gradient_caching_is_the_full_backward_pass(loss, seed, pool, weight):
+    # rewards of a small network: the loss's slopes first, then one completion at a time
+    rewards, preference, label = draw(seed=seed, batch=4)
+    g = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(*rewards.shape, 3, generator=g, dtype=F64)
+    network = torch.randn(3, 5, generator=g, dtype=F64, requires_grad=True)
+
+    def reward(of):
+        return torch.tanh(of @ network).square().sum(-1)
+
+    shared = options(loss, pool=pool, control_weight=weight)
+    full = vrpo_loss(reward(inputs), preference, label, **shared).sum()
+    (wanted,) = torch.autograd.grad(full, network)
+    leaf = reward(inputs).detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(vrpo_loss(leaf, preference, label, **shared).sum(), leaf)
+    found = torch.zeros_like(network)
+    for row, column in itertools.product(range(4), range(rewards.shape[1])):
+        part = slopes[row, column] * reward(inputs[row, column])
+        found = found + torch.autograd.grad(part, network)[0]
+    equal(found, wanted, 1e-12 * float(wanted.abs().max().clamp(min=1)))
+
+
+@every_loss
+@properties
 @given(seed=seeds, bits=st.integers(0, 2**12 - 1), pool=st.booleans(), spoil=st.booleans())
 def test_a_masked_sample_changes_nothing_whatever_it_holds(loss, seed, bits, pool, spoil):
     # each of 3 prompts keeps its own subset of 4 samples
