@@ -1,27 +1,31 @@
 """Samples completions from a policy: batched, with a cache, the same for every batch size.
 
-The K samples of a prompt share its prefill; rows that have ended leave the batch. Each (prompt,
-sample) has random numbers of its own, drawn from the seed, so that a completion does not depend on
-what it is batched with (beyond the last bits of floating point).
+The K samples of a prompt share its prefill; rows that have ended leave the batch and the next
+prompts take their place. Each (prompt, sample) has random numbers of its own, drawn from the seed,
+so that a completion does not depend on what it is batched with (beyond the last bits of floating
+point).
 
-Letters: R rows of the batch, T tokens so far, V vocabulary.
+Letters: R rows of the batch, V vocabulary, B blocks of the vocabulary.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vrpo.engine.batching import padded_groups
-from vrpo.engine.cache import roomy_cache
+from vrpo.engine.decoding import Batch, Request
 from vrpo.engine.engine import unwrapped
 from vrpo.models import context_length
 
-COMPACT_BELOW = 0.75
-"""The batch is compacted when fewer than this share of its rows are still going."""
+RESTOCK_BELOW = 0.75
+"""Rows that have ended leave, and others join, when fewer than this share are still going."""
+BLOCK = 256
+"""Tokens of the vocabulary that are summed before they are searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +37,6 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     logprob: float
     """Summed over ``ids`` under the model itself: temperature 1, no top-p."""
-
-
-@dataclass
-class _Row:
-    prompt: int
-    sample: int
-    uniforms: list[float]
-    limit: int
-    """Of new tokens."""
-    ids: list[int]
-    logprob: float = 0.0
-    stopped: bool = False
-
-    @property
-    def is_going(self) -> bool:
-        """Whether another token is wanted."""
-        return not self.stopped and len(self.ids) < self.limit
 
 
 @torch.no_grad()
@@ -87,135 +74,130 @@ def sample_completions(
         raise ValueError(f"a prompt of {longest} tokens fills the context of {context} tokens")
     device = next(inner.parameters()).device
     budget = batch_tokens or (131072 if device.type == "cuda" else 8192)
-    results: list[list[Completion]] = [[] for _ in prompts]
     if samples_per_prompt == 0:
-        return results
-    costs = [samples_per_prompt * (len(prompt) + max_new_tokens) for prompt in prompts]
-    done = 0
-    for group in padded_groups(costs, max_tokens=budget):
-        rows = [
-            _Row(
-                prompt,
-                sample,
-                _uniforms(seed, numbers[prompt], sample, max_new_tokens),
-                min(max_new_tokens, context - len(prompts[prompt])),
-                [],
-            )
-            for prompt in group
-            for sample in range(samples_per_prompt)
-        ]
-        batch = _Batch(inner, [list(prompts[p]) for p in group], rows, pad_id=pad_id, device=device)
-        for _ in range(max_new_tokens):
-            if raise_if_cancelled:
-                raise_if_cancelled()
-            batch.append(_choose(batch, temperature=temperature, top_p=top_p), eos_ids=eos_ids)
-            if not batch.advance():
-                break
-        for row in rows:
-            reason: Literal["stop", "length"] = "stop" if row.stopped else "length"
-            results[row.prompt].append(Completion(tuple(row.ids), reason, row.logprob))
-        done += len(group)
-        if progress:
-            progress(done, len(prompts))
-    return results
+        return [[] for _ in prompts]
+    # the longest first, so that those who join find room among the columns that are there
+    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+    pending = deque(order)
+    batch = Batch(
+        inner,
+        context=context,
+        draw=partial(_draw, temperature=temperature, top_p=top_p),
+        eos_ids=list(eos_ids),
+        pad_id=pad_id,
+    )
+    drawn: list[list[Completion | None]] = [[None] * samples_per_prompt for _ in prompts]
+    missing = [samples_per_prompt] * len(prompts)
+    while True:
+        if raise_if_cancelled:
+            raise_if_cancelled()
+        if batch.num_going <= RESTOCK_BELOW * batch.num_rows:
+            joining = _next(batch, pending, prompts, samples_per_prompt, max_new_tokens, budget)
+            requests = [
+                Request(
+                    prompts[place],
+                    _uniforms(seed, numbers[place], samples_per_prompt, max_new_tokens),
+                    min(max_new_tokens, context - len(prompts[place])),
+                )
+                for place in joining
+            ]
+            done = missing.count(0)
+            for ended in batch.restock(requests):
+                place = order[ended.request]
+                reason: Literal["stop", "length"] = "stop" if ended.is_stopped else "length"
+                drawn[place][ended.sample] = Completion(ended.ids, reason, ended.logprob)
+                missing[place] -= 1
+            if progress and missing.count(0) > done:
+                progress(missing.count(0), len(prompts))
+        if batch.num_rows == 0:
+            break
+        batch.advance()
+    return [[completion for completion in group if completion] for group in drawn]
 
 
-def _uniforms(seed: int, prompt: int, sample: int, count: int) -> list[float]:
-    digest = hashlib.sha256(f"{seed}.{prompt}.{sample}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(count, generator=generator).tolist()
+def _next(
+    batch: Batch,
+    pending: deque[int],
+    prompts: Sequence[Sequence[int]],
+    samples: int,
+    max_new_tokens: int,
+    budget: int,
+) -> list[int]:
+    """Take the prompts that have room beside the rows that are still going."""
+    rows, longest = batch.num_going, batch.longest
+    joining: list[int] = []
+    if rows and not batch.can_join:
+        return joining
+    while pending:
+        longest = max(longest, len(prompts[pending[0]]) + max_new_tokens)
+        if rows and (rows + samples) * longest > budget:
+            break
+        rows += samples
+        joining.append(pending.popleft())
+    return joining
 
 
-class _Batch:
-    """Rows that advance together: the cache, the mask, and the logits of the next token."""
+def _uniforms(seed: int, prompt: int, samples: int, count: int) -> Tensor:
+    """Return (samples, count) numbers of [0, 1) in float32, each row from a seed of its own."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompts: list[list[int]],
-        rows: list[_Row],
-        *,
-        pad_id: int,
-        device: torch.device,
-    ) -> None:
-        self.model = model
-        self.context = context_length(model.config)
-        self.rows = list(rows)
-        self.device = device
-        width = max(map(len, prompts))
-        input_ids = torch.full((len(prompts), width), pad_id)
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for place, prompt in enumerate(prompts):
-            input_ids[place, width - len(prompt) :] = torch.tensor(prompt)
-            mask[place, width - len(prompt) :] = 1
-        mask = mask.to(device)
-        self.cache = roomy_cache(model.config)
-        self.last: list[int] = []
-        self._last_logprobs: list[float] = []
-        logits = self._forward(input_ids.to(device), mask, (mask.cumsum(1) - 1).clamp(min=0))
-        repeats = len(rows) // len(prompts)
-        if repeats > 1:
-            self.cache.batch_repeat_interleave(repeats)
-        self.mask = mask.repeat_interleave(repeats, dim=0)
-        self.logits_RV = logits.repeat_interleave(repeats, dim=0)
+    def row(sample: int) -> Tensor:
+        digest = hashlib.sha256(f"{seed}.{prompt}.{sample}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.rand(count, generator=generator)
 
-    def _forward(self, input_ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
-        logits = self.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        assert isinstance(logits, Tensor)
-        return logits.float()
-
-    def append(self, chosen: tuple[list[int], list[float]], *, eos_ids: Collection[int]) -> None:
-        """Give each row its next token, unless it has ended."""
-        self.last = chosen[0]
-        for row, token, logprob in zip(self.rows, *chosen, strict=True):
-            if row.is_going:
-                row.ids.append(token)
-                row.logprob += logprob
-                row.stopped = token in eos_ids
-
-    def advance(self) -> bool:
-        """Compute the next logits; return False when no row is left to go on."""
-        going = [place for place, row in enumerate(self.rows) if row.is_going]
-        if not going:
-            return False
-        if len(going) < COMPACT_BELOW * len(self.rows):
-            keep = torch.tensor(going, device=self.device)
-            self.rows = [self.rows[place] for place in going]
-            self.last = [self.last[place] for place in going]
-            self.cache.batch_select_indices(keep)
-            self.mask = self.mask[keep]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=1)
-        input_ids = torch.tensor(self.last, device=self.device)[:, None]
-        # rows that have ended and are still in the batch must not leave the table of positions
-        positions = (self.mask.sum(1, keepdim=True) - 1).clamp(max=self.context - 1)
-        self.logits_RV = self._forward(input_ids, self.mask, positions)
-        return True
+    return torch.stack([row(sample) for sample in range(samples)])
 
 
-def _choose(batch: _Batch, *, temperature: float, top_p: float) -> tuple[list[int], list[float]]:
-    logprobs_RV = torch.log_softmax(batch.logits_RV, dim=-1)
+def _draw(
+    logits_RV: Tensor, uniform_R: Tensor, *, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """Return each row's token and its log-prob under the model itself."""
+    top_R1 = logits_RV.amax(dim=-1, keepdim=True)
     if temperature == 0:
-        token_R = logprobs_RV.argmax(dim=-1)
+        token_R = logits_RV.argmax(dim=-1)
+        total_R = torch.logsumexp(logits_RV - top_R1, dim=-1)
     else:
-        scaled = logprobs_RV if temperature == 1 else logprobs_RV / temperature
-        probs_RV = torch.softmax(scaled, dim=-1)
+        rows, size = logits_RV.shape
+        padded = -(-size // BLOCK) * BLOCK
+        weight_RV = logits_RV.new_empty(rows, padded)
+        weight_RV[:, size:] = 0
+        real_RV = torch.sub(logits_RV, top_R1, out=weight_RV[:, :size])
+        if temperature == 1:
+            real_RV.exp_()
+            total_R = weight_RV.sum(dim=-1).log()
+        else:
+            total_R = torch.logsumexp(real_RV, dim=-1)
+            real_RV.div_(temperature).exp_()
         if top_p < 1:
-            probs_RV = _nucleus(probs_RV, top_p)
-        step = [row.uniforms[min(len(row.ids), len(row.uniforms) - 1)] for row in batch.rows]
-        total_RV = probs_RV.cumsum(dim=-1)
-        # a uniform number just below 1 must not fall behind the last token with any probability
-        target = torch.tensor(step, device=batch.device)[:, None] * total_RV[:, -1:]
-        token_R = torch.searchsorted(total_RV, target, right=True).squeeze(1)
-        token_R = token_R.clamp(max=probs_RV.shape[1] - 1)
-    chosen_R = logprobs_RV.gather(1, token_R[:, None]).squeeze(1)
-    return token_R.tolist(), chosen_R.tolist()
+            real_RV.copy_(_nucleus(real_RV / real_RV.sum(dim=-1, keepdim=True), top_p))
+        token_R = _search(weight_RV, uniform_R)
+    chosen_R1 = logits_RV.gather(1, token_R[:, None])
+    return token_R, (chosen_R1 - top_R1).squeeze(1) - total_R
+
+
+def _search(weight_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """Return the token at which the running sum of a row passes its share ``uniform_R``.
+
+    First the block, by the blocks' sums, then the token in it: a running sum over the whole
+    vocabulary costs more than everything else here.
+    """
+    weight_RBb = weight_RV.view(len(weight_RV), -1, BLOCK)
+    until_RB = weight_RBb.sum(dim=-1).cumsum(dim=-1)
+    target_R1 = uniform_R[:, None] * until_RB[:, -1:]
+    block_R1 = _first_above(until_RB, target_R1)
+    before_R1 = torch.where(block_R1 > 0, until_RB.gather(1, (block_R1 - 1).clamp(min=0)), 0)
+    rows = torch.arange(len(weight_RV), device=weight_RV.device)
+    until_Rb = weight_RBb[rows, block_R1.squeeze(1)].cumsum(dim=-1)
+    inside_R1 = _first_above(until_Rb, target_R1 - before_R1)
+    return (block_R1 * BLOCK + inside_R1).squeeze(1)
+
+
+def _first_above(running_RN: Tensor, target_R1: Tensor) -> Tensor:
+    """Return the first index whose running sum is above the target, one that added to the sum."""
+    # by rounding the target can be the whole sum, which no index is above
+    last_R1 = running_RN[:, -1:]
+    below_R1 = torch.minimum(target_R1, torch.nextafter(last_R1, torch.zeros_like(last_R1)))
+    return torch.searchsorted(running_RN, below_R1, right=True)
 
 
 def _nucleus(probs_RV: Tensor, top_p: float) -> Tensor:

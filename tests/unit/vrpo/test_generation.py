@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from vrpo.engine import Engine, make_example
+from vrpo.engine.cache import can_restock, roomy_cache
 from vrpo.errors import StageCancelled
 from vrpo.generation import sample_completions
 from vrpo.models import add_lora
@@ -157,3 +165,50 @@ def test_progress_counts_prompts_and_cancelling_stops_the_sampling(model):
 
     with pytest.raises(StageCancelled):
         sample(model, raise_if_cancelled=cancel)
+
+
+def tiny_mistral(window):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=13,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=window,
+    )
+    model = MistralForCausalLM(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3)
+    return model
+
+
+@pytest.mark.parametrize("budget", [90, 200, 10_000])
+def test_prompts_that_join_a_running_batch_get_the_completions_they_get_alone(model, budget):
+    prompts = [[3 + (7 * n + k) % 9 for k in range(1 + n % 6)] for n in range(24)]
+    alone = sample(model, prompts, batch_tokens=1, max_new_tokens=14)
+    joined = sample(model, prompts, batch_tokens=budget, max_new_tokens=14)
+
+    assert len({len(c.ids) for group in alone for c in group}) > 5
+    assert ids(joined) == ids(alone)
+
+
+@pytest.mark.parametrize(("window", "joins"), [(4, False), (None, True)])
+def test_a_cache_that_forgets_is_filled_anew_for_each_batch(window, joins):
+    model = tiny_mistral(window)
+    assert can_restock(roomy_cache(model.config)) == joins
+    prompts = [PROMPTS[n % len(PROMPTS)] + [3 + n] for n in range(9)]
+    alone = sample(model, prompts, batch_tokens=1)
+    together = sample(model, prompts, batch_tokens=100)
+
+    assert ids(together) == ids(alone)
+    for prompt, group in zip(prompts, alone, strict=True):
+        for completion in group:
+            logits = model(torch.tensor([[*prompt, *completion.ids]])).logits[0].float()
+            chosen = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
+            target = torch.tensor(completion.ids)[:, None]
+            expected = chosen.gather(1, target).sum().item()
+            assert completion.logprob == pytest.approx(expected, abs=1e-4)
