@@ -17,7 +17,6 @@ JUDGES = (
     "preference_accuracy_across_folds",
     "preference_nll",
     "judge_accuracy",
-    "shorter_accuracy",
 )
 ARMS = ("dpo", "paper", "lambda_one", "ours")
 TITLES = ("accuracy", "loss", "win by p_eta", "win by separate labels", "KL", "tokens")

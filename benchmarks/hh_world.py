@@ -168,13 +168,11 @@ def make_world(
         tokenizer, reference, train, test, preference_NCC, fitted.models, judge, figures={}
     )
     by_heads, by_judge = world.preferences(test.features_NCF)
-    shorter = [len(e.completions[0]) < len(e.completions[1]) for e in test.examples]
     world.figures.update(
         preference_accuracy=_share(by_heads[:, 0, 1] > 0.5),
         preference_accuracy_across_folds=fitted.accuracy,
         preference_nll=fitted.nll,
         judge_accuracy=_share(by_judge[:, 0, 1] > 0.5),
-        shorter_accuracy=sum(shorter) / len(shorter),
     )
     return world
 
