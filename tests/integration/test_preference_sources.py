@@ -223,7 +223,7 @@ def test_what_a_judge_has_answered_is_not_asked_again_after_it_fell_silent(
         model.fails_after = 20
         with pytest.raises(JudgeUnavailable, match="'local' does not answer"):
             run.run(stage(run, StageName.SCORE))
-        kept = (tmp_path / "job/scratch/score/answers-0.jsonl").read_text().count("\n")
+        kept = (tmp_path / "job/scratch/score/answers/0-0.jsonl").read_text().count("\n")
         model.fails_after = None
         model.questions.clear()
         run.run(stage(run, StageName.SCORE))

@@ -41,15 +41,19 @@ def ask(
     contests: Sequence[Contest],
     *,
     kept: Path,
+    rank: int = 0,
     progress: Callable[[int, int], None],
     raise_if_cancelled: Callable[[], None],
 ) -> list[float]:
     """Return P(the first answer is preferred) of each contest, as the judge says: 0, 0.5 or 1.
 
-    What was answered before, and is in the file ``kept``, is not asked again; equal answers tie.
-    Raises ``JudgeUnavailable``; what was answered until then is kept.
+    What was answered before, in any attempt and by any worker, is in the folder ``kept`` and not
+    asked again; equal answers tie. Raises ``JudgeUnavailable``; what was answered until then is
+    kept.
     """
-    known = _read(kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    files = sorted(kept.iterdir())
+    known = {key: value for path in files for key, value in _read(path).items()}
     keys = [_key(contest) for contest in contests]
     missing = {
         key: contest
@@ -57,8 +61,9 @@ def ask(
         if key not in known and contest.policy != contest.reference
     }
     done = len(contests) - len(missing)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.open("a", encoding="utf-8") as lines, ThreadPoolExecutor(AT_ONCE) as threads:
+    # a new file, since the last line of an old one may have been cut off by a kill
+    file = kept / f"{len(files)}-{rank}.jsonl"
+    with file.open("x", encoding="utf-8") as lines, ThreadPoolExecutor(AT_ONCE) as threads:
         for part in _parts(list(missing.items()), BETWEEN_STOPS):
             raise_if_cancelled()
             asked = {threads.submit(judge.verdicts, [contest]): key for key, contest in part}
@@ -129,12 +134,10 @@ def _key(contest: Contest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(kept: Path) -> dict[str, float]:
-    if not kept.is_file():
-        return {}
+def _read(path: Path) -> dict[str, float]:
     known: dict[str, float] = {}
-    for line in kept.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):  # the last one may have been cut off by a kill
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
             value = json.loads(line)
             known[value["key"]] = value["preference"]
     return known

@@ -114,8 +114,8 @@ def by_judge(
     tokenizer = load_tokenizer(task.models["base"])
     columns = max(len(example.completions) for example in examples)
     pairs = pairs_of(columns, pool=config.pool_labelled)
-    contests: list[Contest] = []
-    places: list[tuple[int, int]] = []
+    contests: dict[tuple[str, str, str], Contest] = {}  # each once, whichever worker asks it
+    places: list[tuple[int, int, tuple[str, str, str]]] = []
     for row_place, (row, example) in enumerate(zip(rows, examples, strict=True)):
         texts = [
             str(tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -123,23 +123,26 @@ def by_judge(
         ]
         for pair_place, (first, second) in enumerate(pairs):
             if second < len(texts):
-                places.append((row_place, pair_place))
+                key = (row.prompt_text, texts[first], texts[second])
                 ids = (example.prompt_ids, example.completions[first], example.completions[second])
-                contests.append(Contest(row.prompt_text, texts[first], texts[second], *ids))
-    said = context.team.shared(
-        contests,
+                contests.setdefault(key, Contest(*key, *ids))
+                places.append((row_place, pair_place, key))
+    answers = context.team.shared(
+        list(contests.values()),
         [1] * len(contests),
         lambda share: ask(
             judge,
             share,
-            kept=context.scratch / f"answers-{context.team.rank}.jsonl",
+            kept=context.scratch / "answers",
+            rank=context.team.rank,
             progress=lambda done, total: context.progress(done, total, "questions"),
             raise_if_cancelled=context.raise_if_cancelled,
         ),
     )
     said_NP = torch.full((len(rows), len(pairs)), UNKNOWN)
-    for (row_place, pair_place), value in zip(places, said, strict=True):
-        said_NP[row_place, pair_place] = value
+    said = dict(zip(contests, answers, strict=True))
+    for row_place, pair_place, key in places:
+        said_NP[row_place, pair_place] = said[key]
     temperature_N, quality = calibrated(
         said_NP[:, 0],
         torch.tensor([row.label for row in rows]),

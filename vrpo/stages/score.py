@@ -7,7 +7,6 @@ Letters: N prompts, C = 2 + K completions, K samples.
 """
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +35,7 @@ from vrpo.stages.preferences import (
     by_judge,
 )
 from vrpo.stages.sample_reference import SAMPLES, read_samples
-from vrpo.stages.sharing import by_the_first, score_shared
+from vrpo.stages.sharing import score_shared
 
 SCORES = "scores.safetensors"
 
@@ -91,8 +90,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
             preference_NCC = by_implicit_rewards(task, examples, anchor, context)
         else:
             assert config.judge is not None
-            judge = partial(by_judge, task, config.judge, rows, examples, context)
-            preference_NCC, quality = by_the_first(context, judge)
+            preference_NCC, quality = by_judge(task, config.judge, rows, examples, context)
             summary |= report_quality(quality, context, step=1)
         tensors["preference"] = preference_NCC
         summary |= _entropies(preference_NCC, mask_NC)

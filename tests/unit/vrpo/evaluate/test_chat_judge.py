@@ -61,6 +61,11 @@ def served(respond):
                 self.close_connection = True
             elif isinstance(content, int):
                 self.send_error(content)
+            elif isinstance(content, dict):
+                self.send_response(429)
+                for name, value in content.items():
+                    self.send_header(name, value)
+                self.end_headers()
             elif content.startswith(b"raw:"):
                 self.wfile.write(content[4:])
             else:
@@ -170,6 +175,18 @@ def test_a_judge_that_answers_at_last_is_heard():
         [verdict] = endpoint.judge.verdicts([contest("longer", "x")])
     assert verdict.preference == 1.0
     assert len(endpoint.waits) == 2
+
+
+@pytest.mark.parametrize(("said", "waited"), [("7", 7), ("86400", 60), ("a while", 0.5)])
+def test_a_judge_that_is_asked_too_often_is_given_the_time_that_it_says(said, waited):
+    left = [{"Retry-After": said}]
+
+    def respond(question):
+        return left.pop() if left else completion(longer(question))
+
+    with served(respond) as endpoint:
+        endpoint.judge.verdicts([contest("longer", "x")])
+    assert endpoint.waits == [waited]
 
 
 def test_the_higher_reward_wins_and_equal_rewards_tie():
