@@ -19,6 +19,7 @@ def check_request(
     faults += _file_faults(session, tenant, request)
     faults += _judge_faults(request, catalogue)
     faults += _sampler_faults(request)
+    faults += _sharding_faults(request)
     return faults
 
 
@@ -171,5 +172,21 @@ def _sampler_faults(request: CreateJob) -> list[RequestFault]:
             message="method.vrpo.reference.sampler: 'vllm' needs a GPU; ask for one by "
             "run.resources.gpus, or use 'transformers'",
             param="method.vrpo.reference.sampler",
+        )
+    ]
+
+
+def _sharding_faults(request: CreateJob) -> list[RequestFault]:
+    resources = request.run.resources
+    if resources.workers == 1 or resources.sharding == "ddp":
+        return []
+    return [
+        RequestFault(
+            code="invalid_value",
+            message="run.resources.sharding: this version cannot share the weights out among"
+            " workers ('fsdp'); each worker holds all of them. Allowed with several workers: ddp;"
+            " where memory is short, train an adapter (run.training.adapter) or set"
+            " run.training.activation_checkpointing",
+            param="run.resources.sharding",
         )
     ]

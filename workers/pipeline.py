@@ -51,7 +51,10 @@ class Pipeline:
 
     def ready(self) -> list[StageName]:
         """Return the stages that can start now."""
-        return [stage.name for stage in self._open() if self.done.keys() >= set(stage.inputs)]
+        if self._takes_every_gpu and self.active:
+            return []
+        found = [stage.name for stage in self._open() if self.done.keys() >= set(stage.inputs)]
+        return found[:1] if self._takes_every_gpu else found
 
     def soon(self) -> list[StageName]:
         """Return the stages that can start once the active ones are done."""
@@ -112,9 +115,19 @@ class Pipeline:
     def shares_machine(self, name: StageName) -> bool:
         """Whether another stage runs beside this one."""
         others = RUN_TOGETHER - {name}
-        return name in RUN_TOGETHER and any(
-            other in self.stages and other not in self.done for other in others
+        return (
+            not self._takes_every_gpu
+            and name in RUN_TOGETHER
+            and any(other in self.stages and other not in self.done for other in others)
         )
+
+    @property
+    def _takes_every_gpu(self) -> bool:
+        """Whether a stage takes all GPUs of the job, so that none runs beside it.
+
+        One GPU can be two stages' at once; of several, each worker of a stage has one.
+        """
+        return self.claim.spec.run.resources.gpus > 1
 
     def _open(self) -> list[PlannedStage]:
         return [

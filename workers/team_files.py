@@ -57,6 +57,10 @@ class TeamWriter:
             self._last_progress_at = now
             self.append(Progress(done=done, total=total, unit=unit))
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
 
 class NoReports:
     """What the other workers report to: all would say the same."""

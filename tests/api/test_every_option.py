@@ -30,7 +30,7 @@ METHODS = {
 }
 RUN = {
     "priority": 70,
-    "resources": {"gpus": 0, "workers": 2, "sharding": "fsdp"},
+    "resources": {"gpus": 0, "workers": 2, "sharding": "ddp"},
     "training": {
         "adapter": {"type": "lora", "r": 4, "alpha": 8, "dropout": 0.05},
         "max_length": 512,
@@ -87,3 +87,14 @@ def test_gpus_that_the_workers_cannot_share_evenly_are_refused(service, file_id)
 
     assert answer.status == 400
     assert "a multiple of workers" in answer.json["error"]["message"]
+
+
+def test_sharded_weights_are_refused_by_name(service, file_id):
+    run = {"resources": {"workers": 2, "sharding": "fsdp"}}
+    body = {"model": "acme/tiny-model", "training_file": file_id, "run": run}
+
+    answer = service.request("POST", "/v1/fine_tuning/jobs", body=json.dumps(body).encode())
+
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == "run.resources.sharding"
+    assert "each worker holds all of them" in answer.json["error"]["message"]

@@ -13,10 +13,14 @@ from workers.models import ResolvedModel
 from workers.pipeline import Pipeline, StageOutput
 
 
-@pytest.fixture
-def pipeline():
+def pipeline_with(**resources):
     request = CreateJob.model_validate(
-        {"model": "m", "training_file": "file-1", "method": {"type": "vrpo"}}
+        {
+            "model": "m",
+            "training_file": "file-1",
+            "method": {"type": "vrpo"},
+            "run": {"resources": resources},
+        }
     )
     claim = Claim(
         job_id="ftjob-1", epoch=1, tenant_id="t", spec=resolve(request, seed=0), restarts=0
@@ -28,6 +32,11 @@ def pipeline():
         judges={},
     )
     return Pipeline(claim, inputs, model_name="ft:m")
+
+
+@pytest.fixture
+def pipeline():
+    return pipeline_with()
 
 
 def finish(pipeline, *names):
@@ -70,3 +79,25 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_key(pipeline
     )
     assert half.key == whole.key
     assert half.config["hyperparameters"] == whole.config["hyperparameters"]
+
+
+def test_stages_that_take_every_gpu_run_one_by_one():
+    pipeline = pipeline_with(gpus=2, workers=2)
+    finish(pipeline, StageName.PREPARE_DATA)
+    assert pipeline.ready() == [StageName.SAMPLE_REFERENCE]
+    assert not pipeline.shares_machine(StageName.SAMPLE_REFERENCE)
+    pipeline.active = {StageName.SAMPLE_REFERENCE}
+    assert pipeline.ready() == []
+
+
+def test_only_the_stages_whose_work_can_be_shared_get_workers():
+    pipeline = pipeline_with(workers=3)
+    finish(pipeline, *pipeline.stages)
+
+    def workers_of(name):
+        place = {"workdir": Path("/w"), "scratch": Path("/s")}
+        return pipeline.task(name, **place, num_threads=4, num_gpus=0, halvings=0).num_workers
+
+    found = {name.value for name in pipeline.stages if workers_of(name) == 3}
+    assert found == {"sample_reference", "score", "train_policy"}
+    assert {workers_of(name) for name in pipeline.stages} == {1, 3}
