@@ -4,20 +4,14 @@ Read from the checks alone, so that the sentence never says what the tables do n
 faults the one that spoils most is named: a run that ran away explains nothing else about it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from vrpo.contract.methods import DpoMethod
+from vrpo.evaluate.causes import EXPLAINED, SPOILING, find_cause, runaway, wrong_reference
 from vrpo.evaluate.checks import Check, Evidence, find
 from vrpo.evaluate.checks.correction import MIN_PROMPTS, NO_WEIGHT
-from vrpo.evaluate.checks.preference import WHAT_TO_DO
-
-CLEAR_ERROR = 0.1
-"""A variance ratio with a larger standard error than this leaves the question open."""
-VAGUE_ACCURACY = 0.05
-"""An accuracy with a larger standard error (fewer than 100 labels) does not tell p_eta from a coin
-because there are few labels, not because it knows nothing."""
 
 
 class Tone(StrEnum):
@@ -50,13 +44,17 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
         )
         return Verdict(Tone.MIXED, "no_samples", " ".join([text, *policy]))
     bought, tone = _bought(evidence, checks)
-    cause, why = _cause(evidence, checks)
+    cause, why = find_cause(evidence, checks)
+    besides = None
+    if cause not in EXPLAINED and (wrong := wrong_reference(evidence, checks)) is not None:
+        besides = f"Besides, {wrong}."
+        tone = Tone.BAD
     if cause == "helped" and tone is not Tone.GOOD:
         cause = "no_clear_difference"
     if cause not in ("helped", "no_clear_difference"):
-        tone = Tone.BAD if tone is Tone.BAD or cause in _SPOILING else Tone.MIXED
+        tone = Tone.BAD if tone is Tone.BAD or cause in SPOILING else Tone.MIXED
     first = f"{bought}: {why}." if why else f"{bought}."
-    return Verdict(tone, cause, " ".join(part for part in (first, *policy) if part))
+    return Verdict(tone, cause, " ".join([first, *([besides] if besides else []), *policy]))
 
 
 def _bought(evidence: Evidence, checks: Sequence[Check]) -> tuple[str, Tone]:
@@ -100,165 +98,6 @@ def _is_dpo_in_effect(evidence: Evidence) -> bool:
     return evidence.vrpo.control_weight == "auto" and control.weight < NO_WEIGHT
 
 
-def _runaway(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    for name in ("largest_margin", "negative_share", "clipped_share"):
-        found = find(checks, name)
-        if found is not None and found.alarm:
-            what = {
-                "largest_margin": f"the largest reward margin is {found.value:.0f}",
-                "negative_share": f"{found.value:.0%} of the losses are below zero",
-                "clipped_share": f"{found.value:.0%} of the margins are at the clip",
-            }[name]
-            return (
-                f"training ran away ({what}), so read nothing else into this job; lower the "
-                "learning rate, train fewer epochs, set a margin clip or a smaller control weight"
-            )
-    return None
-
-
-def _leakage(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    found = find(checks, "residual_ratio")
-    if found is None or not found.alarm or found.value >= 1:
-        return None
-    return (
-        "p_eta knows the labels that it judges, which biases the loss towards their noise "
-        f"(residuals {found.value:.2f} of what it promises); cross-fit it over at least 2 folds, "
-        "or fit it on other labels"
-    )
-
-
-def _turned_round(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    found = find(checks, "preference_agreement")
-    if found is None or not found.alarm:
-        return None
-    return (
-        f"p_eta agrees with only {found.value:.0%} of the labels; see which completion a label of "
-        "1, or a given preference, stands for: one of the two is turned round"
-    )
-
-
-def _useless(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    found = find(checks, "preference_accuracy")
-    if found is None or not found.alarm or _is_vague(found):
-        return None
-    return f"p_eta is no better than chance on held-out pairs ({found.shown}); {WHAT_TO_DO}"
-
-
-def _wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    found = find(checks, "balance_p")
-    if found is None or not found.alarm:
-        return None
-    different = [
-        word
-        for name, word in (
-            ("balance_length_z", "length"),
-            ("balance_logprob_z", "log-prob"),
-            ("balance_preference_z", "quality"),
-        )
-        if (check := find(checks, name)) is not None and check.alarm
-    ]
-    seen = f", and differ in {' and '.join(different)}" if different else ""
-    assert evidence.vrpo is not None
-    is_fitted = evidence.vrpo.reference.source == "fit"
-    change = (
-        "give them the length limit of the labelled ones, or use the method dpo"
-        if is_fitted
-        else "set reference.source to fit, or use the method dpo"
-    )
-    return (
-        "the reference policy's samples do not follow the law of the labelled completions "
-        f"(balance test p = {found.value:.1g}{seen}), so training has moved towards what the "
-        f"reference policy would write; {change}"
-    )
-
-
-def _overconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    found = find(checks, "residual_ratio")
-    if found is None or not found.alarm:
-        return None
-    return (
-        f"p_eta is over-confident (residuals {found.value:.2f} of what it promises); turn "
-        "preference.calibrate on, or give it more labels to be calibrated on"
-    )
-
-
-def _is_vague(accuracy: Check) -> bool:
-    return accuracy.standard_error is None or accuracy.standard_error > VAGUE_ACCURACY
-
-
-def _too_few(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    accuracy = find(checks, "preference_accuracy")
-    if accuracy is not None and accuracy.alarm and _is_vague(accuracy):
-        return (
-            f"{evidence.train_rows} labelled pairs are too few to fit a preference model on, or to "
-            f"tell it from chance (it is right on {accuracy.shown} of held-out pairs); give more "
-            "labels"
-        )
-    ratio = find(checks, "variance_ratio")
-    if ratio is None:
-        return f"{evidence.train_rows} labelled pairs are too few to tell; give more labels"
-    assert ratio.standard_error is not None
-    assert ratio.interval is not None
-    is_clear = ratio.interval.high < 1 or ratio.interval.low > 1
-    if is_clear or ratio.standard_error <= CLEAR_ERROR:
-        return None
-    return (
-        f"{evidence.train_rows} labelled pairs are too few to tell (the error of that ratio is "
-        f"{ratio.standard_error:.2f}); give more labels"
-    )
-
-
-def _harmful(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    ratio = find(checks, "variance_ratio")
-    if ratio is None or not ratio.alarm:
-        return None
-    return "the correction adds noise; set control_weight to auto, or use a better p_eta"
-
-
-def _weak(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    """Say what holds the gain back where nothing is wrong."""
-    gain = find(checks, "label_gain")
-    weight, ceiling = find(checks, "control_weight"), find(checks, "gain_ceiling")
-    if gain is not None and not gain.alarm and not (weight and weight.alarm):
-        return None
-    if ceiling is None:
-        return "nothing is wrong with it, but there is little variance that it could take away"
-    return (
-        f"p_eta is sure of little (the most that could be taken away is about {ceiling.value:.0%} "
-        f"of the variance); {WHAT_TO_DO}, or use the method dpo, which costs less"
-    )
-
-
-_CAUSES: tuple[tuple[str, Callable[[Evidence, Sequence[Check]], str | None]], ...] = (
-    ("runaway", _runaway),
-    ("leakage", _leakage),
-    ("turned_round", _turned_round),
-    ("preference_model_useless", _useless),
-    ("reference_wrong", _wrong_reference),
-    ("overconfident", _overconfident),
-    ("harmful", _harmful),
-    ("too_few_labels", _too_few),
-    ("weak", _weak),
-)
-_SPOILING = frozenset({"runaway", "leakage", "turned_round", "reference_wrong", "harmful"})
-"""Faults after which the trained policy is not to be trusted."""
-
-
-def _cause(evidence: Evidence, checks: Sequence[Check]) -> tuple[str, str]:
-    for name, look in _CAUSES:
-        why = look(evidence, checks)
-        if why is not None:
-            return name, why
-    more = find(checks, "suggested_samples")
-    assert evidence.vrpo is not None
-    samples = evidence.vrpo.reference.samples_per_prompt
-    if more is not None and more.value > 2 * samples:
-        return "helped", (
-            f"more would come of reference.samples_per_prompt {more.value:.0f} instead of {samples}"
-        )
-    return "helped", ""
-
-
 def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) -> Verdict:
     """Return the verdict on a job of the method dpo or supervised."""
     rows = evidence.train_rows
@@ -279,7 +118,7 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
             f"({change.value:+.2f} nats per token)."
         )
         return Verdict(Tone.GOOD, "learned", " ".join([text, *policy]))
-    ran_away = _runaway(evidence, checks)
+    ran_away = runaway(evidence, checks)
     if ran_away is not None:
         advice = ran_away.replace(", set a margin clip or a smaller control weight", "")
         return Verdict(Tone.BAD, "runaway", " ".join([f"DPO on {rows} pairs: {advice}.", *policy]))

@@ -47,8 +47,23 @@ def test_samples_of_another_law_are_named_with_what_differs():
     found = judged(cases.with_wrong_reference(cases.good_vrpo()))
     assert (found.tone, found.cause) == (Tone.BAD, "reference_wrong")
     assert "do not follow the law of the labelled completions" in found.text
-    assert "differ in length" in found.text
+    assert "they differ in length)" in found.text
+    assert "set reference.max_new_tokens to the length limit" in found.text
+    other = cases.good_vrpo()
+    scores = replace(other.scores, anchor_NC=other.scores.anchor_NC + torch.arange(6))
+    found = judged(replace(cases.with_wrong_reference(other), scores=scores))
+    assert "they differ in log-prob)" in found.text
     assert "set reference.source to fit" in found.text
+
+
+def test_a_wrong_reference_is_named_beside_a_useless_preference_model():
+    evidence = cases.with_wrong_reference(cases.good_vrpo())
+    found = judged(cases.with_useless_preference_model(evidence))
+    assert (found.tone, found.cause) == (Tone.BAD, "preference_model_useless")
+    assert "Besides, the reference policy's samples do not follow" in found.text
+    # p_eta knows nothing, so the test of the correction sees nothing, but the lengths tell
+    assert "(they differ in length)" in found.text
+    assert "set reference.max_new_tokens" in found.text
 
 
 def test_a_fitted_reference_that_is_wrong_is_not_told_to_be_fitted():

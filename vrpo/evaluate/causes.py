@@ -1,0 +1,192 @@
+"""What held a VRPO job back: one function for each fault, the gravest first.
+
+Each returns the sentence that names the fault and what to change, or None.
+"""
+
+from collections.abc import Callable, Sequence
+
+from vrpo.evaluate.checks import Check, Evidence, find
+from vrpo.evaluate.checks.preference import WHAT_TO_DO
+
+CLEAR_ERROR = 0.1
+"""A variance ratio with a larger standard error than this leaves the question open."""
+VAGUE_ACCURACY = 0.05
+"""An accuracy with a larger standard error (fewer than 100 labels) does not tell p_eta from a coin
+because there are few labels, not because it knows nothing."""
+
+PLAIN_Z = 6.0
+"""A feature of the samples that is so many standard errors off is wrong, whatever else says."""
+_FEATURES = (
+    ("balance_length_z", "length"),
+    ("balance_logprob_z", "log-prob"),
+    ("balance_preference_z", "quality"),
+    ("balance_refusal_z", "how often they decline to answer"),
+)
+
+
+def runaway(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    """Say that margins or losses ran away, and what to do; None where they did not."""
+    for name in ("largest_margin", "negative_share", "clipped_share"):
+        found = find(checks, name)
+        if found is not None and found.alarm:
+            what = {
+                "largest_margin": f"the largest reward margin is {found.value:.0f}",
+                "negative_share": f"{found.value:.0%} of the losses are below zero",
+                "clipped_share": f"{found.value:.0%} of the margins are at the clip",
+            }[name]
+            return (
+                f"training ran away ({what}), so read nothing else into this job; lower the "
+                "learning rate, train fewer epochs, set a margin clip or a smaller control weight"
+            )
+    return None
+
+
+def _leakage(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    found = find(checks, "residual_ratio")
+    if found is None or not found.alarm or found.value >= 1:
+        return None
+    return (
+        "p_eta knows the labels that it judges, which biases the loss towards their noise "
+        f"(residuals {found.value:.2f} of what it promises); cross-fit it over at least 2 folds, "
+        "or fit it on other labels"
+    )
+
+
+def _turned_round(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    found = find(checks, "preference_agreement")
+    if found is None or not found.alarm:
+        return None
+    return (
+        f"p_eta agrees with only {found.value:.0%} of the labels; see which completion a label of "
+        "1, or a given preference, stands for: one of the two is turned round"
+    )
+
+
+def _useless(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    found = find(checks, "preference_accuracy")
+    if found is None or not found.alarm or _is_vague(found):
+        return None
+    return f"p_eta is no better than chance on held-out pairs ({found.shown}); {WHAT_TO_DO}"
+
+
+def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    """The balance test of the correction, or a feature that differs beyond all doubt.
+
+    Where p_eta knows nothing the correction is noise, and its test sees little.
+    """
+    found = find(checks, "balance_p")
+    features = [
+        (check, word)
+        for name, word in _FEATURES
+        if (check := find(checks, name)) is not None and check.alarm
+    ]
+    is_plain = any(abs(check.value) > PLAIN_Z for check, _ in features)
+    has_failed = found is not None and found.alarm
+    if not has_failed and not is_plain:
+        return None
+    seen = [f"balance test p = {found.value:.1g}"] if found is not None and has_failed else []
+    seen += [f"they differ in {' and '.join(word for _, word in features)}"] if features else []
+    assert evidence.vrpo is not None
+    change = "set reference.source to fit, or use the method dpo"
+    if evidence.vrpo.reference.source == "fit":
+        change = "give them the length limit of the labelled ones, or use the method dpo"
+    elif [word for _, word in features] == ["length"]:
+        change = "set reference.max_new_tokens to the length limit that the labelled ones had"
+    return (
+        "the reference policy's samples do not follow the law of the labelled completions "
+        f"({'; '.join(seen)}), so training has moved towards what the reference policy would "
+        f"write; {change}"
+    )
+
+
+def _overconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    found = find(checks, "residual_ratio")
+    if found is None or not found.alarm:
+        return None
+    return (
+        f"p_eta is over-confident (residuals {found.value:.2f} of what it promises); turn "
+        "preference.calibrate on, or give it more labels to be calibrated on"
+    )
+
+
+def _is_vague(accuracy: Check) -> bool:
+    return accuracy.standard_error is None or accuracy.standard_error > VAGUE_ACCURACY
+
+
+def _too_few(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    accuracy = find(checks, "preference_accuracy")
+    if accuracy is not None and accuracy.alarm and _is_vague(accuracy):
+        return (
+            f"{evidence.train_rows} labelled pairs are too few to fit a preference model on, or to "
+            f"tell it from chance (it is right on {accuracy.shown} of held-out pairs); give more "
+            "labels"
+        )
+    ratio = find(checks, "variance_ratio")
+    if ratio is None:
+        return f"{evidence.train_rows} labelled pairs are too few to tell; give more labels"
+    assert ratio.standard_error is not None
+    assert ratio.interval is not None
+    is_clear = ratio.interval.high < 1 or ratio.interval.low > 1
+    if is_clear or ratio.standard_error <= CLEAR_ERROR:
+        return None
+    return (
+        f"{evidence.train_rows} labelled pairs are too few to tell (the error of that ratio is "
+        f"{ratio.standard_error:.2f}); give more labels"
+    )
+
+
+def _harmful(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    ratio = find(checks, "variance_ratio")
+    if ratio is None or not ratio.alarm:
+        return None
+    return "the correction adds noise; set control_weight to auto, or use a better p_eta"
+
+
+def _weak(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    """Say what holds the gain back where nothing is wrong."""
+    gain = find(checks, "label_gain")
+    weight, ceiling = find(checks, "control_weight"), find(checks, "gain_ceiling")
+    if gain is not None and not gain.alarm and not (weight and weight.alarm):
+        return None
+    if ceiling is None:
+        return "nothing is wrong with it, but there is little variance that it could take away"
+    return (
+        f"p_eta is sure of little (the most that could be taken away is about {ceiling.value:.0%} "
+        f"of the variance); {WHAT_TO_DO}, or use the method dpo, which costs less"
+    )
+
+
+_CAUSES: tuple[tuple[str, Callable[[Evidence, Sequence[Check]], str | None]], ...] = (
+    ("runaway", runaway),
+    ("leakage", _leakage),
+    ("turned_round", _turned_round),
+    ("preference_model_useless", _useless),
+    ("reference_wrong", wrong_reference),
+    ("overconfident", _overconfident),
+    ("harmful", _harmful),
+    ("too_few_labels", _too_few),
+    ("weak", _weak),
+)
+EXPLAINED = frozenset({"runaway", "reference_wrong"})
+"""Faults beside which the reference policy's is not named."""
+SPOILING = frozenset({"runaway", "leakage", "turned_round", "reference_wrong", "harmful"})
+"""Faults after which the trained policy is not to be trusted."""
+
+
+def find_cause(evidence: Evidence, checks: Sequence[Check]) -> tuple[str, str]:
+    """Return the name of the gravest fault, or ``helped``, and the sentence on it.
+
+    The sentence is empty where there is nothing to say.
+    """
+    for name, look in _CAUSES:
+        why = look(evidence, checks)
+        if why is not None:
+            return name, why
+    more = find(checks, "suggested_samples")
+    assert evidence.vrpo is not None
+    samples = evidence.vrpo.reference.samples_per_prompt
+    if more is not None and more.value > 2 * samples:
+        return "helped", (
+            f"more would come of reference.samples_per_prompt {more.value:.0f} instead of {samples}"
+        )
+    return "helped", ""
