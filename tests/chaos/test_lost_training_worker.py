@@ -18,7 +18,7 @@ EVERY = 20
 TRAINING = {
     "method": {
         "type": "supervised",
-        "supervised": {"hyperparameters": {"n_epochs": 30, "batch_size": 2}},
+        "supervised": {"hyperparameters": {"n_epochs": 15, "batch_size": 2}},
     },
     "run": {
         "training": {"max_length": 64},
@@ -62,6 +62,7 @@ def test_a_worker_that_is_killed_leaves_no_mark_on_the_result(home, pairs, tmp_p
             service.client, job_id, tmp_path, prefix="publish/model/model.safetensors"
         )
 
+    torch.set_num_threads(1)
     request = {"model": "tiny", "training_file": "f", **TRAINING}
     alone = PipelineRun(tmp_path / "alone", request, model=home / "tiny", files={"training": pairs})
     stages = {stage.name: stage for stage in plan(alone.spec)}

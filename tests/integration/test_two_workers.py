@@ -41,6 +41,7 @@ def test_a_job_with_two_workers_ends_with_the_weights_of_one(served, pairs, tmp_
     points = series["series"][0]["points"]
     [file] = download(served.client, job_id, tmp_path, prefix="publish/model/model.safetensors")
 
+    torch.set_num_threads(1)
     request = {"model": "tiny", "training_file": "f", "method": METHOD, "run": RUN}
     alone = PipelineRun(
         tmp_path / "alone", request, model=served.home / "tiny", files={"training": pairs}
