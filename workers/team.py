@@ -34,6 +34,8 @@ from workers.team_files import FOLDER, STOP, TeamReader, read_outcome
 _READ_PERIOD_S = 0.1
 _START_TIMEOUT_S = 600
 """How long the workers may take to start: they load torch, on a machine that may be busy."""
+_PATIENCE_S = 6 * 3600
+"""How long a worker waits for another one that lives, such as one that samples for all by vLLM."""
 _SLIVER = 0.001
 
 

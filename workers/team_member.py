@@ -55,7 +55,7 @@ def _run(task: StageTask, folder: Path, team: Team) -> End:
     if task.num_gpus > 0:
         torch.cuda.set_device(team.rank)
         device = f"cuda:{team.rank}"
-    return run_task(
+    end = run_task(
         task.model_copy(update={"workdir": str(workdir)}),
         reports,
         device=device,
@@ -63,3 +63,6 @@ def _run(task: StageTask, folder: Path, team: Team) -> End:
         is_stopped=(folder / STOP).exists,
         team=team,
     )
+    if not team.is_first:
+        shutil.rmtree(workdir)
+    return end

@@ -35,7 +35,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         checkpoints=CheckpointsSpec.model_validate(task.options["checkpoints"]),
         context=context,
     )
-    save_model(trained.model, context.workdir / MODEL)
+    if context.team.is_first:
+        save_model(trained.model, context.workdir / MODEL)
     return {
         "steps": trained.steps,
         "trained_tokens": trained.trained_tokens,

@@ -68,7 +68,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         )
         if isinstance(objective, PreferenceObjective) and method.type == "vrpo":
             control = write_control(objective, context.workdir)
-    save_model(trained.model, context.workdir / MODEL)
+    if context.team.is_first:
+        save_model(trained.model, context.workdir / MODEL)
     return {
         "steps": trained.steps,
         "trained_tokens": trained.trained_tokens,
