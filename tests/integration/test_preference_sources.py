@@ -1,6 +1,7 @@
 """p_eta from columns of the file, from policies' implicit rewards, and from an LLM judge."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from vrpo.contract.metrics import metric
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
 from vrpo.contract.task import JudgeSource, ModelSource
-from vrpo.errors import JudgeUnavailable, StageCancelled
+from vrpo.errors import ContextTooLong, JudgeUnavailable, StageCancelled
 from vrpo.stages.score import SCORES
 
 NUMBERS = {"n_epochs": 1, "batch_size": 4, "learning_rate": 3e-3}
@@ -174,6 +175,24 @@ def test_heads_may_read_a_sentence_embedder(tmp_path, tiny):
     preference = scores(run)["preference"]
     torch.testing.assert_close(preference + preference.mT, torch.ones_like(preference))
     assert 0 <= run.summaries[StageName.EVALUATE]["win_rate"] <= 1
+
+
+def test_samples_that_do_not_fit_the_model_are_an_error_of_the_user(tmp_path, tiny):
+    small = tmp_path / "small"
+    shutil.copytree(tiny, small)
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 24}))
+    run = pipeline(
+        tmp_path,
+        small,
+        other_models={"reference": tiny},
+        reference={"source": "large", "samples_per_prompt": 2, "max_new_tokens": 40},
+    )
+    for name in (StageName.PREPARE_DATA, StageName.SAMPLE_REFERENCE, StageName.FIT_PREFERENCE):
+        run.run(stage(run, name))
+
+    with pytest.raises(ContextTooLong, match="the model's context is 24; lower method"):
+        run.run(stage(run, StageName.SCORE))
 
 
 def chat_judge(model):

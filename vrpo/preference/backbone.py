@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from vrpo.contract.task import ModelSource
 from vrpo.data.tokenise import completion_ids, prompt_ids
 from vrpo.engine import Engine, Example, make_example, padded_groups
-from vrpo.models import load_embedder, load_model, load_tokenizer
+from vrpo.errors import ContextTooLong
+from vrpo.models import load_context_length, load_embedder, load_model, load_tokenizer
 
 Progress = Callable[[int, int], None]
 _TOKENS_AT_ONCE = 4096
@@ -41,16 +42,19 @@ class Backbone(Protocol):
 
 
 class LanguageModelBackbone:
-    """Hidden states of a causal language model, which may have another tokenizer."""
+    """Hidden states of a causal language model, which may have another tokenizer or less room."""
 
     def __init__(
         self,
         engine: Engine,
         tokenizer: PreTrainedTokenizerBase,
         policy_tokenizer: PreTrainedTokenizerBase,
+        *,
+        room: int,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._room = room
         self._policy_tokenizer = policy_tokenizer
         template = tokenizer.chat_template == policy_tokenizer.chat_template
         self._shares_tokens = template and tokenizer.get_vocab() == policy_tokenizer.get_vocab()
@@ -63,16 +67,34 @@ class LanguageModelBackbone:
         progress: Progress | None = None,
         raise_if_cancelled: Callable[[], None] | None = None,
     ) -> list[Tensor]:
-        """Return the last token's hidden state beside the mean over the completion."""
+        """Return the last token's hidden state beside the mean over the completion.
+
+        What is longer than the model's context loses the start of its prompt. Raises
+        ``ContextTooLong`` for a completion that fills the context by itself.
+        """
         if not self._shares_tokens:
             examples = [
                 self._in_own_tokens(prompt, example)
                 for prompt, example in zip(prompts, examples, strict=True)
             ]
+        fitting = [self._cut(example) for example in examples]
         scored = self._engine.score(
-            examples, features=True, progress=progress, raise_if_cancelled=raise_if_cancelled
+            fitting, features=True, progress=progress, raise_if_cancelled=raise_if_cancelled
         )
         return [o.features_CF.cpu() for o in scored if o.features_CF is not None]
+
+    def _cut(self, example: Example) -> Example:
+        longest = max(map(len, example.completions))
+        room = self._room - longest
+        if len(example.prompt_ids) <= room:
+            return example
+        if room < 1:
+            raise ContextTooLong(
+                f"a completion of {longest} tokens fills the context of {self._room} tokens of "
+                "method.vrpo.preference.backbone; name another backbone, or lower "
+                "run.training.max_length and method.vrpo.reference.max_new_tokens"
+            )
+        return make_example(example.prompt_ids[-room:], example.completions)
 
     def _in_own_tokens(self, prompt: str, example: Example) -> Example:
         end = int(self._policy_tokenizer.eos_token_id)
@@ -176,7 +198,9 @@ def load_backbone(
     if source.kind == "embedder":
         return EmbedderBackbone(source, policy_tokenizer)
     engine = Engine(load_model(source, device=device), on_warning=on_warning)
-    return LanguageModelBackbone(engine, load_tokenizer(source), policy_tokenizer)
+    return LanguageModelBackbone(
+        engine, load_tokenizer(source), policy_tokenizer, room=load_context_length(source)
+    )
 
 
 def _texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -7,6 +7,7 @@ Letters: N prompts, C = 2 + K completions, K samples.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,8 @@ from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.data.tokenise import TokenisedRow
 from vrpo.diagnostics import FeatureBalance, ResidualCheck, feature_balance, residual_check
 from vrpo.engine import Engine, Example, make_example
-from vrpo.models import load_model
+from vrpo.errors import ContextTooLong
+from vrpo.models import load_context_length, load_model
 from vrpo.preference.backbone import load_backbone
 from vrpo.stages.context import StageContext
 from vrpo.stages.fit_preference import backbone_source, report_quality
@@ -49,9 +51,13 @@ class Config(Spec):
 
 
 def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
-    """Write ``scores.safetensors``: everything the loss needs besides the policy's log-probs."""
+    """Write ``scores.safetensors``: everything the loss needs besides the policy's log-probs.
+
+    Raises ``ContextTooLong`` where a reference policy with more room than the model used it.
+    """
     config = Config.model_validate(task.config)
     rows, examples = labelled_and_sampled(task)
+    _check_lengths(task, examples)
     reads_features = config.preference == "fit"
     shares_backbone = reads_features and "backbone" not in task.models
     steps = 2 if reads_features and not shares_backbone else 1
@@ -126,6 +132,17 @@ def preference_data(task: StageTask, rows: list[TokenisedRow]) -> PreferenceData
         label_N=torch.tensor([row.label for row in rows]),
         weight_N=torch.tensor([row.weight for row in rows]),
     )
+
+
+def _check_lengths(task: StageTask, examples: Sequence[Example]) -> None:
+    room = load_context_length(task.models["base"])
+    longest = max(len(e.prompt_ids) + max(map(len, e.completions)) for e in examples)
+    if longest > room:
+        raise ContextTooLong(
+            f"a sample of the reference policy has {longest} tokens with its prompt, and the "
+            f"model's context is {room}; lower method.vrpo.reference.max_new_tokens or "
+            "run.training.max_length"
+        )
 
 
 def _by_backbone(

@@ -1,6 +1,7 @@
 """Backbones of p_eta: hidden states in any tokenizer, and sentence embeddings."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.integration.service import make_tiny_embedder, make_tiny_model
 from vrpo.contract.task import ModelSource
 from vrpo.data.tokenise import completion_ids, prompt_ids
 from vrpo.engine import make_example
+from vrpo.errors import ContextTooLong
 from vrpo.models import load_tokenizer
 from vrpo.preference.backbone import EmbedderBackbone, load_backbone
 
@@ -80,6 +82,32 @@ def test_a_language_model_with_another_tokenizer_reads_the_text_in_its_own_token
     [retokenised] = load_backbone(other, policy, device="cpu").features(["the sea is"], [given])
 
     torch.testing.assert_close(own, retokenised)
+
+
+def with_context(folder, tokens):
+    make_tiny_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": tokens}))
+    return ModelSource(path=str(folder))
+
+
+def test_a_backbone_with_less_room_reads_the_end_of_a_long_prompt(policy, tmp_path):
+    given = example(policy, "a long way from the sea is", " blue", " red")
+    longest = max(map(len, given.completions))
+    small = load_backbone(with_context(tmp_path / "small", longest + 4), policy, device="cpu")
+    end = make_example(given.prompt_ids[-4:], given.completions)
+
+    [read] = small.features(["a long way from the sea is"], [given])
+    [short] = small.features(["a is"], [end])
+
+    torch.testing.assert_close(read, short)
+
+
+def test_a_completion_that_fills_the_backbone_is_refused_by_name(policy, tmp_path):
+    small = load_backbone(with_context(tmp_path / "small", 4), policy, device="cpu")
+
+    with pytest.raises(ContextTooLong, match=r"context of 4 tokens of method\.vrpo\.preference"):
+        small.features(["the sea is"], [example(policy, "the sea is", " blue", " red")])
 
 
 @pytest.mark.skipif(
