@@ -45,7 +45,7 @@ def write(path: Path) -> None:
     body = {
         "settings": rows[0]["settings"],
         "seeds": sorted({row["seed"] for row in rows}),
-        "judges": {name: value._asdict() for name, value in judges.items()},
+        "judges": {name: value.plain() for name, value in judges.items()},
         "means": _plain(means),
         "differences_from_dpo": _plain(differences),
         "control_weight": weights,
@@ -59,13 +59,13 @@ def write(path: Path) -> None:
         "|" + "---|" * (2 + len(TITLES)),
     ]
     for arm, figures in means.items():
-        values = [f"{e.mean:.3f} ± {e.half:.3f}" for e in figures.values()]
+        values = [e.text() for e in figures.values()]
         lines.append(f"| {arm} | {weights[arm]:.2f} | " + " | ".join(values) + " |")
     for arm, figures in differences.items():
-        values = [f"{e}{' *' if e.is_clear else ''}" for e in figures.values()]
+        values = [f"{e.text('+')}{' *' if e.is_clear else ''}" for e in figures.values()]
         lines.append(f"| {arm} - dpo | | " + " | ".join(values) + " |")
     lines += ["", "| of the judges | |", "|---|---|"]
-    lines += [f"| {name} | {e.mean:.3f} ± {e.half:.3f} |" for name, e in judges.items()]
+    lines += [f"| {name} | {e.text()} |" for name, e in judges.items()]
     text = "\n".join(lines) + "\n"
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     _plot(means, judges, stem.with_suffix(".png"))
@@ -79,7 +79,7 @@ def _paired(ours: dict[int, dict], theirs: dict[int, dict], name: str) -> Estima
 
 def _plain(table: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, dict]]:
     return {
-        arm: {name: value._asdict() for name, value in figures.items()}
+        arm: {name: value.plain() for name, value in figures.items()}
         for arm, figures in table.items()
     }
 

@@ -19,8 +19,15 @@ class Estimate(NamedTuple):
     half: float
     count: int
 
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} ± {self.half:.3f}"
+    def text(self, sign: str = "") -> str:
+        """Return the mean, with ``sign`` "+" also where it is positive, and its interval."""
+        mean = format(self.mean, f"{sign}.3f")
+        return f"{mean} (one seed)" if self.count == 1 else f"{mean} ± {self.half:.3f}"
+
+    def plain(self) -> dict[str, float | int | None]:
+        """Return the fields for JSON, which knows no infinity."""
+        half = self.half if math.isfinite(self.half) else None
+        return {"mean": self.mean, "half": half, "count": self.count}
 
     @property
     def is_clear(self) -> bool:

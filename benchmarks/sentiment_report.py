@@ -128,12 +128,14 @@ def markdown(table: dict[tuple[Setting, str], dict[int, Row]], found: list[dict]
         differences = "| | | |"
         if not without:
             each = [paired(table, setting, arm, figure) for figure in COMPARED]
-            marked = ["" if e is None else f"{e}{' *' if e.is_clear else ''}" for e in each]
+            marked = [
+                "" if e is None else f"{e.text('+')}{' *' if e.is_clear else ''}" for e in each
+            ]
             differences = "| " + " | ".join(marked) + " |"
         lines.append(
             f"| {law} | {'' if without else reference} | {'' if without else preference} | "
-            f"{labels} | {beta} | {arm} | {len(seeds)} | {figures['gold_reward']} | "
-            f"{figures['win_rate'].mean:.3f} ± {figures['win_rate'].half:.3f} | "
+            f"{labels} | {beta} | {arm} | {len(seeds)} | {figures['gold_reward'].text('+')} | "
+            f"{figures['win_rate'].text()} | "
             f"{figures['kl'].mean:.2f} | {figures['excess_loss'].mean:.4f} | {weight} "
             + differences
         )
@@ -177,7 +179,7 @@ def _named(setting: Setting, arm: str) -> dict[str, object]:
 
 def _means(seeds: dict[int, Row]) -> dict[str, object]:
     return {
-        name: estimate([row[name] for row in seeds.values()])._asdict()
+        name: estimate([row[name] for row in seeds.values()]).plain()
         for name in FIGURES
         if all(row[name] is not None for row in seeds.values())
     }
@@ -187,7 +189,7 @@ def _differences(
     table: dict[tuple[Setting, str], dict[int, Row]], setting: Setting, arm: str
 ) -> dict[str, object]:
     found = {figure: paired(table, setting, arm, figure) for figure in COMPARED}
-    return {name: None if value is None else value._asdict() for name, value in found.items()}
+    return {name: None if value is None else value.plain() for name, value in found.items()}
 
 
 def _column(seeds: dict[int, Row], figure: str) -> dict[int, float]:

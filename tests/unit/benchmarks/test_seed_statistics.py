@@ -16,6 +16,7 @@ def test_the_interval_of_a_mean_is_students():
 
 
 def test_one_seed_says_nothing_about_the_spread():
+    assert estimate([0.3]).plain() == {"mean": 0.3, "half": None, "count": 1}
     assert estimate([0.3]).half == math.inf
 
 
