@@ -29,13 +29,14 @@ _STOP_GRACE_S = 60.0
 class StageActor:
     """Runs one stage attempt; made a Ray actor by ``workers.cluster``."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, num_workers: int = 1) -> None:
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._spool: Spool | None = None
         self._last_poll_at = time.monotonic()
         self._thread: threading.Thread | None = None
-        self._loading = threading.Thread(target=_load, args=(stage,), daemon=True)
+        module = f"vrpo.stages.{stage}" if num_workers == 1 else "ray.train.torch"
+        self._loading = threading.Thread(target=_load, args=(module,), daemon=True)
         self._loading.start()
         threading.Thread(target=self._end_when_forgotten, daemon=True).start()
 
@@ -89,10 +90,10 @@ class StageActor:
         os._exit(0)
 
 
-def _load(stage: str) -> None:
+def _load(module: str) -> None:
     """Import what the stage needs. A fault shows, and is reported, when the stage imports it."""
     with contextlib.suppress(Exception):
-        importlib.import_module(f"vrpo.stages.{stage}")
+        importlib.import_module(module)
 
 
 def _run(task: StageTask, spool: Spool, stop: threading.Event) -> None:

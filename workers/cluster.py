@@ -114,7 +114,7 @@ class Slot:
             return None
         return RunningActor(handle, poll_s=self._poll_s)
 
-    def create(self, stage: StageName, *, num_gpus: float) -> "RunningActor":
+    def create(self, stage: StageName, *, num_gpus: float, num_workers: int) -> "RunningActor":
         """Create the stage's actor; it loads its libraries and waits for ``start``."""
         remote_class = ray.remote(StageActor).options(
             name=self.actor_name(stage),
@@ -130,7 +130,7 @@ class Slot:
             ),
         )
         # ray's types allow for a local mode, in which remote() would return the class
-        handle = cast("ActorHandle[StageActor]", remote_class.remote(stage.value))
+        handle = cast("ActorHandle[StageActor]", remote_class.remote(stage.value, num_workers))
         return RunningActor(handle, poll_s=self._poll_s)
 
     def release(self) -> None:

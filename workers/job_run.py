@@ -235,7 +235,10 @@ class JobRun:
         if self.claim.spec.run.resources.gpus == 0:
             for name in pipeline.soon():
                 if name not in self._standby:
-                    self._standby[name] = self._job.slot.create(name, num_gpus=0)
+                    workers = pipeline.workers_of(name)
+                    self._standby[name] = self._job.slot.create(
+                        name, num_gpus=0, num_workers=workers
+                    )
         for name, actor in list(self._standby.items()):
             try:
                 actor.ask(0)  # an actor that nobody asks for ten minutes takes itself for forgotten

@@ -108,9 +108,13 @@ class Pipeline:
             scratch=str(scratch),
             num_threads=num_threads,
             num_gpus=num_gpus,
-            num_workers=self.claim.spec.run.resources.workers if stage.is_parallel else 1,
+            num_workers=self.workers_of(name),
             max_restarts=self.claim.spec.run.max_restarts,
         )
+
+    def workers_of(self, name: StageName) -> int:
+        """Return how many processes share the stage's work."""
+        return self.claim.spec.run.resources.workers if self.stages[name].is_parallel else 1
 
     def shares_machine(self, name: StageName) -> bool:
         """Whether another stage runs beside this one."""

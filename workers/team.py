@@ -74,11 +74,10 @@ def _fit(task: StageTask, folder: Path) -> None:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths of the task may be relative
     train = importlib.import_module("ray.train")
     torch_train = importlib.import_module("ray.train.torch")
-    member = importlib.import_module("workers.team_member").member
     config: dict[str, JsonValue] = {"task": task.model_dump(mode="json"), "folder": str(folder)}
     has_gpus = task.num_gpus > 0
     trainer = torch_train.TorchTrainer(
-        member,
+        _member,
         train_loop_config=config,
         # objects are gathered over the CPU, gradients on the device
         torch_config=torch_train.TorchConfig(backend="cpu:gloo,cuda:nccl" if has_gpus else "gloo"),
@@ -94,6 +93,11 @@ def _fit(task: StageTask, folder: Path) -> None:
         ),
     )
     trainer.fit()
+
+
+def _member(config: dict[str, JsonValue]) -> None:
+    # imported here: the actor that starts the workers needs no model's code
+    importlib.import_module("workers.team_member").member(config)
 
 
 def _this_node() -> str:

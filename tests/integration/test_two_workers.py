@@ -70,3 +70,16 @@ def test_cancelling_ends_every_worker(served, pairs):
     job = served.client.fine_tuning.jobs.retrieve(job_id)
     assert job.status == "cancelled"
     assert stage_of(job, "train_policy")["status"] == "cancelled"
+
+
+def test_an_error_of_the_stage_is_told_once_and_not_tried_again(served, pairs):
+    run = RUN | {"resources": {"workers": 2}}
+    job = served.finished(served.submit(pairs, model="broken", method={"type": "dpo"}, run=run))
+    assert job.status == "failed"
+    assert "size" in job.error.message or "shape" in job.error.message
+    assert run_of(job)["restarts"] == 0
+    failure = run_of(job)["failure"]
+    assert failure["stage"] == "score"
+    assert failure["trace_artifact"] == "score/trace.txt"
+    events = served.client.fine_tuning.jobs.list_events(job.id, limit=100)
+    assert not any("died" in event.message for event in events)
