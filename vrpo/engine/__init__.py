@@ -2,8 +2,10 @@
 
 from vrpo.engine.batching import epoch_order, padded_groups, token_budget_groups
 from vrpo.engine.checkpoints import find_latest, load_checkpoint, save_checkpoint
-from vrpo.engine.engine import Engine, Outputs
-from vrpo.engine.examples import Example, make_example
+from vrpo.engine.engine import Engine
+from vrpo.engine.examples import Example, Outputs, make_example
+from vrpo.engine.modes import train_adapter_dropout
+from vrpo.engine.optimizers import OptimizerName, make_optimizer
 from vrpo.engine.token_logprobs import token_logprobs
 from vrpo.engine.training import Forward, StepResult, Trainer, completion_pieces
 
@@ -11,6 +13,7 @@ __all__ = [
     "Engine",
     "Example",
     "Forward",
+    "OptimizerName",
     "Outputs",
     "StepResult",
     "Trainer",
@@ -19,8 +22,10 @@ __all__ = [
     "find_latest",
     "load_checkpoint",
     "make_example",
+    "make_optimizer",
     "padded_groups",
     "save_checkpoint",
     "token_budget_groups",
     "token_logprobs",
+    "train_adapter_dropout",
 ]

@@ -3,7 +3,7 @@
 A completion attends to its prompt and to itself. On a CPU both parts are computed by the flash
 kernel and merged by their log-sum-exp (the identity of ring attention), so that no mask is ever
 built; the backward is the flash backward of each part with the merged output and log-sum-exp.
-On a GPU it is FlexAttention with a block mask.
+A row with a block mask goes to FlexAttention.
 
 Letters: H heads, T tokens, D head size.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import AttentionInterface
 
+from vrpo.engine.flex import flex
 from vrpo.engine.packing import Row
 
 PACKED = "vrpo_packed"
@@ -102,42 +102,6 @@ class _TwoPartAttention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None, None
 
 
-def ancestor_ids(row: Row) -> tuple[Tensor, Tensor]:
-    """Return (T,) entry and exit times of each token in the tree of prompts and completions.
-
-    A query sees a key of an earlier-or-equal position exactly where
-    ``entry[k] <= entry[q] < exit[k]`` and k lies not behind q in the row.
-    """
-    entry = torch.zeros(row.num_tokens, dtype=torch.long)
-    leave = torch.zeros(row.num_tokens, dtype=torch.long)
-    clock = 0
-    for segment in row.segments:
-        start, end = segment.prompt
-        prompt_entry = clock
-        entry[start:end] = clock
-        for begin, stop in segment.completions:
-            clock += 1
-            entry[begin:stop] = clock
-            leave[begin:stop] = clock + 1
-        clock += 1
-        leave[start:end] = clock
-        assert prompt_entry < clock
-    return entry, leave
-
-
-def _flex(query: Tensor, key: Tensor, value: Tensor, row: Row, scale: float) -> Tensor:
-    entry, leave = (times.to(query.device) for times in ancestor_ids(row))
-
-    def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (q >= k) & (entry[k] <= entry[q]) & (entry[q] < leave[k])
-
-    length = row.num_tokens
-    mask = create_block_mask(sees, None, None, length, length, device=str(query.device))
-    result = flex_attention(query, key, value, block_mask=mask, scale=scale)
-    assert isinstance(result, Tensor)
-    return result
-
-
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -151,27 +115,34 @@ def packed_attention(
     """The function behind ``PACKED``; the model is called with ``packed_row=row``.
 
     ``query`` is (1, H, T, D), ``key`` and ``value`` may have fewer heads. Returns (1, T, H, D).
-    Raises ``ValueError`` where the model asks for what a packed row cannot give (a sliding
-    window, soft-capping, attention sinks, dropout).
+    Under autocast the products are of its type. Raises ``ValueError`` where the model asks for
+    what a packed row cannot give (a sliding window that is shorter than one of its sequences,
+    soft-capping, attention sinks, dropout).
     """
     row = kwargs.get("packed_row")
     if not isinstance(row, Row):
         raise ValueError("packed attention needs the model to be called with packed_row=Row")
-    refused = [name for name in ("sliding_window", "softcap", "s_aux") if kwargs.get(name)]
+    refused = [name for name in ("softcap", "s_aux") if kwargs.get(name)]
+    if kwargs.get("sliding_window") and row.longest > kwargs["sliding_window"]:
+        refused.append("sliding_window")
     if refused or dropout:
         raise ValueError(f"packed attention cannot give: {', '.join(refused) or 'dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind) and query.dtype != torch.float64:
+        narrow = torch.get_autocast_dtype(kind)
+        query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
+    if row.block_mask is not None:
+        return flex(query, key, value, row.block_mask, scale).transpose(1, 2), None
     if key.shape[1] != query.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
-    if query.device.type == "cpu":
-        output = _TwoPartAttention.apply(  # type: ignore[no-untyped-call]
-            query, key, value, row, scale
-        )
-    else:
-        output = _flex(query, key, value, row, scale)
+    output = _TwoPartAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, row, scale
+    )
     return output.transpose(1, 2), None
 
 
-AttentionInterface.register(PACKED, packed_attention)
+# not for a compiler to look into: it would make a graph for every row
+AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]

@@ -34,11 +34,23 @@ def token_budget_groups(lengths: Sequence[int], *, max_tokens: int) -> list[list
 
 def padded_groups(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
     """Return groups of neighbours in length whose padded rectangle is at most ``max_tokens``."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return rectangle_groups([(1, length) for length in lengths], max_tokens=max_tokens)
+
+
+def rectangle_groups(shapes: Sequence[tuple[int, int]], *, max_tokens: int) -> list[list[int]]:
+    """Return groups of neighbours in width that make padded rectangles of at most ``max_tokens``.
+
+    ``shapes`` are (sequences, width of the longest). An index whose own rectangle is larger gets
+    a group of its own.
+    """
+    order = sorted(range(len(shapes)), key=lambda index: (-shapes[index][1], index))
     groups: list[list[int]] = []
+    rows = width = 0
     for index in order:
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
+        if groups and (rows + shapes[index][0]) * width <= max_tokens:
             groups[-1].append(index)
+            rows += shapes[index][0]
         else:
             groups.append([index])
+            rows, width = shapes[index]
     return groups

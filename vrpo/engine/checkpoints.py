@@ -25,6 +25,7 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vrpo.engine.optimizers import load_named_state, named_state
 from vrpo.engine.training import Trainer
 
 PREFIX = "step-"
@@ -58,7 +59,7 @@ def _write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(_trainable(trainer), partial / "weights.safetensors")
-    save_file(_optimizer_state(trainer.optimizer), partial / "optimizer.safetensors")
+    save_file(named_state(trainer.optimizer), partial / "optimizer.safetensors")
     states = {
         f"{device}.{rank}": state
         for rank, found in enumerate(generators)
@@ -97,7 +98,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonVa
         for name, parameter in trainer.module.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(weights[name])
-    _load_optimizer_state(trainer.optimizer, load_file(path / "optimizer.safetensors"))
+    load_named_state(trainer.optimizer, load_file(path / "optimizer.safetensors"))
     trainer.scheduler.last_epoch = state["scheduler_step"]
     for group, base, factor in zip(
         trainer.optimizer.param_groups,
@@ -138,24 +139,6 @@ def _trainable(trainer: Trainer) -> dict[str, Tensor]:
         for name, parameter in trainer.module.named_parameters()
         if parameter.requires_grad
     }
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for number, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            tensors[f"{number}.{name}"] = torch.as_tensor(value).contiguous()
-    return tensors
-
-
-def _load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    saved: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        saved.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict(
-        {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
 
 
 def _generator_states() -> dict[str, Tensor]:

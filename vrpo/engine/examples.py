@@ -1,7 +1,9 @@
-"""One training example: a prompt and the completions that share it."""
+"""One training example: a prompt and the completions that share it. What a pass gives for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,30 @@ class Example:
         """Tokens whose log-probs are asked for."""
         return sum(map(len, self.completions))
 
+    @property
+    def num_longest(self) -> int:
+        """Tokens of the prompt and of its longest completion: the longest sequence."""
+        return len(self.prompt_ids) + max(map(len, self.completions), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What one pass gives for one example of C completions and hidden size H."""
+
+    logprobs_C: Tensor
+    """Summed over each completion's tokens."""
+    features_CF: Tensor | None
+    """F = 2H: the hidden state of the last token beside the mean over the completion."""
+
 
 def make_example(prompt_ids: Sequence[int], completions: Sequence[Sequence[int]]) -> Example:
     """Return an example from any sequences of ids."""
     return Example(tuple(prompt_ids), tuple(tuple(completion) for completion in completions))
+
+
+def parts(examples: Sequence[Example]) -> Iterator[slice]:
+    """Yield where each example's completions are among all of them."""
+    start = 0
+    for example in examples:
+        yield slice(start, start + len(example.completions))
+        start += len(example.completions)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from vrpo.engine.examples import Example
 
@@ -44,15 +45,24 @@ class Row:
     """For each completion token, which completion of the row it belongs to."""
     num_sequences: int
     segments: tuple[Segment, ...]
+    longest: int
+    """Tokens of the longest prompt with one of its completions."""
+    block_mask: BlockMask | None = None
+    """For FlexAttention; the same in every layer."""
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """T, with the padding."""
         return self.input_ids.shape[1]
 
 
-def pack(examples: Sequence[Example], *, device: torch.device | str = "cpu") -> Row:
-    """Lay examples one behind the other in one row."""
+def pack(
+    examples: Sequence[Example], *, device: torch.device | str = "cpu", multiple_of: int = 1
+) -> Row:
+    """Lay examples one behind the other in one row, padded to a multiple of tokens.
+
+    Nothing sees the padding, whose place in the row is behind every example.
+    """
     input_ids: list[int] = []
     position_ids: list[int] = []
     source: list[int] = []
@@ -80,6 +90,10 @@ def pack(examples: Sequence[Example], *, device: torch.device | str = "cpu") -> 
             num_sequences += 1
         segments.append(Segment((start, prompt_end), tuple(ranges)))
 
+    padding = -len(input_ids) % multiple_of
+    input_ids += [0] * padding
+    position_ids += range(padding)
+
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
@@ -92,6 +106,7 @@ def pack(examples: Sequence[Example], *, device: torch.device | str = "cpu") -> 
         sequence_N=tensor(sequence),
         num_sequences=num_sequences,
         segments=tuple(segments),
+        longest=max(example.num_longest for example in examples),
     )
 
 

@@ -4,7 +4,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-PACKED_ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2"})
+PACKED_ARCHITECTURES = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2"}
+)
 """``config.model_type`` of the families whose packed log-probs are tested to be exact."""
 
 
@@ -20,11 +22,23 @@ def packed_refusal(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if config.model_type not in PACKED_ARCHITECTURES:
         return f"architecture {config.model_type!r} is not one of {sorted(PACKED_ARCHITECTURES)}"
-    windows = getattr(config, "layer_types", None) or []
-    uses_window = getattr(config, "use_sliding_window", True)
-    if "sliding_attention" in windows or (uses_window and getattr(config, "sliding_window", None)):
-        return f"sliding-window attention of {config.sliding_window} tokens"
+    if getattr(config, "final_logit_softcapping", None):
+        return "soft-capped logits"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "soft-capped attention"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "bidirectional attention"
     dropouts = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
     if model.training and any(getattr(config, name, 0) for name in dropouts):
         return "dropout"
     return None
+
+
+def shortest_window(model: PreTrainedModel) -> int | None:
+    """Return the sliding window of the model's layers in tokens, None where all see everything."""
+    config = model.config.get_text_config()
+    layers = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if layers is not None:
+        return window if "sliding_attention" in layers else None
+    return window if getattr(config, "use_sliding_window", True) else None

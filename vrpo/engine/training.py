@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
-from vrpo.engine.batching import token_budget_groups
 from vrpo.engine.engine import Engine
 from vrpo.engine.examples import Example
+from vrpo.engine.modes import evaluating
+from vrpo.engine.optimizers import OptimizerName, make_optimizer
+from vrpo.engine.randomness import random_state, seeded, set_random_state
 from vrpo.engine.schedule import Schedule, learning_rate_factor
 from vrpo.engine.team import Team
 from vrpo.errors import NumericalError
@@ -74,8 +76,11 @@ class Trainer:
         module: nn.Module | None = None,
         forward: Forward | None = None,
         team: Team | None = None,
+        optimizer: OptimizerName = "adamw",
+        seed: int = 0,
     ) -> None:
         self.engine = engine
+        self._seed = seed
         self.team = team or Team()
         """The processes that share each step's examples, a prompt's completions on one of them."""
         self.module = module or engine.model
@@ -84,13 +89,13 @@ class Trainer:
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         decayed = [p for p in self.parameters if p.dim() >= 2]
         others = [p for p in self.parameters if p.dim() < 2]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = make_optimizer(
             [
                 {"params": decayed, "weight_decay": weight_decay},
                 {"params": others, "weight_decay": 0.0},
             ],
-            lr=learning_rate,
-            betas=(0.9, 0.999),
+            name=optimizer,
+            learning_rate=learning_rate,
         )
         self.scheduler = LambdaLR(
             self.optimizer,
@@ -110,11 +115,15 @@ class Trainer:
         before the weights are touched when a loss or the gradient is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        too_long = max(e.num_tokens for e in examples) > self._micro_batch_tokens
+        self.engine.check(examples)
+        too_long = max(map(self.engine.cost, examples)) > self._micro_batch_tokens
         cached = self._gradient_caching is True or (self._gradient_caching == "auto" and too_long)
         accumulate = self._accumulate_cached if cached else self._accumulate
         mine = self.team.mine([example.num_tokens for example in examples])
-        losses, values = self._gathered(mine, partial(accumulate, examples, loss, normaliser))
+        # dropout depends on the seed, the step and the worker: a resumed run draws it alike
+        number = int(self.scheduler.last_epoch)
+        with seeded(self._seed, number, self.team.rank, device=self.engine.device):
+            losses, values = self._gathered(mine, partial(accumulate, examples, loss, normaliser))
         self.team.sum_gradients(self.parameters)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
         if not bool(torch.isfinite(grad_norm)):
@@ -127,14 +136,15 @@ class Trainer:
         return StepResult(losses, values_BC, mask_BC, float(grad_norm), rate)
 
     def shared_forward(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
-        """Do ``forward`` without gradient, each worker its share of the examples."""
+        """Do ``forward`` without gradient or dropout, each worker its share of the examples."""
         assert not grad, "a gradient belongs to the step that it is taken in"
-        if self.team.is_alone:
-            return self.forward(examples, grad=False)
-        lengths = [example.num_tokens for example in examples]
-        found = self.team.shared(
-            examples, lengths, lambda mine: [v.cpu() for v in self.forward(mine, grad=False)]
-        )
+        with evaluating(self.module):
+            if self.team.is_alone:
+                return self.forward(examples, grad=False)
+            lengths = [example.num_tokens for example in examples]
+            found = self.team.shared(
+                examples, lengths, lambda mine: [v.cpu() for v in self.forward(mine, grad=False)]
+            )
         return [values_C.to(self.engine.device) for values_C in found]
 
     def _gathered(self, mine: Sequence[int], accumulate: Callable[[Sequence[int]], _Done]) -> _Done:
@@ -168,10 +178,10 @@ class Trainer:
         """Add the gradient of the examples ``mine``; return their losses and values."""
         losses = torch.zeros(len(mine))
         values: list[Tensor] = [torch.empty(0)] * len(mine)
-        lengths = [examples[index].num_tokens for index in mine]
+        chosen = [examples[index] for index in mine]
         # a row at a time: its activations are freed before the next one's are made
         max_tokens = min(self._micro_batch_tokens, self.engine.max_row_tokens)
-        for group in token_budget_groups(lengths, max_tokens=max_tokens):
+        for group in self.engine.micro_batches(chosen, max_tokens=max_tokens):
             indices = [mine[place] for place in group]
             found = self.forward([examples[index] for index in indices], grad=True)
             losses_b = _checked(loss(*_pad(found), indices), indices)
@@ -184,44 +194,65 @@ class Trainer:
     def _accumulate_cached(
         self, examples: Sequence[Example], loss: Loss, normaliser: float, mine: Sequence[int]
     ) -> _Done:
-        values = self.forward([examples[index] for index in mine], grad=False)
-        padded_MC, mask_MC = _pad(values)
-        leaf_MC = padded_MC.detach().requires_grad_()
-        losses = _checked(loss(leaf_MC, mask_MC, list(mine)), mine)
-        (weight_MC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_MC)
+        """As ``_accumulate``, through the values alone: no completion needs another's activations.
+
+        The second pass over a micro-batch draws the dropout of the first.
+        """
+        limit, device = self._micro_batch_tokens, self.engine.device
         pieces = [
             (place, first, last)
             for place, index in enumerate(mine)
-            for first, last in completion_pieces(examples[index], self._micro_batch_tokens)
+            for first, last in completion_pieces(
+                examples[index], limit, shares_prompt=self.engine.packs(examples[index])
+            )
         ]
         parts = [
             Example(examples[mine[i]].prompt_ids, examples[mine[i]].completions[a:b])
             for i, a, b in pieces
         ]
-        lengths = [part.num_tokens for part in parts]
-        for group in token_budget_groups(lengths, max_tokens=self._micro_batch_tokens):
-            found = self.forward([parts[place] for place in group], grad=True)
-            total = torch.zeros((), device=leaf_MC.device, dtype=leaf_MC.dtype)
-            for place, values_C in zip(group, found, strict=True):
+        groups = self.engine.micro_batches(parts, max_tokens=limit)
+        found = [torch.empty(0)] * len(parts)
+        states: list[Tensor] = []
+        for group in groups:
+            states.append(random_state(device))
+            outputs = self.forward([parts[place] for place in group], grad=False)
+            for place, values_C in zip(group, outputs, strict=True):
+                found[place] = values_C
+        values = [
+            torch.cat([part for part, piece in zip(found, pieces, strict=True) if piece[0] == i])
+            for i in range(len(mine))
+        ]
+        padded_MC, mask_MC = _pad(values)
+        leaf_MC = padded_MC.detach().requires_grad_()
+        losses = _checked(loss(leaf_MC, mask_MC, list(mine)), mine)
+        (weight_MC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_MC)
+        for group, state in zip(groups, states, strict=True):
+            set_random_state(state, device)
+            outputs = self.forward([parts[place] for place in group], grad=True)
+            total = torch.zeros((), device=device, dtype=leaf_MC.dtype)
+            for place, values_C in zip(group, outputs, strict=True):
                 index, first, last = pieces[place]
                 total = total + (weight_MC[index, first:last] * values_C).sum()
             total.backward()  # type: ignore[no-untyped-call]
         return losses.detach().cpu(), values
 
 
-def completion_pieces(example: Example, max_tokens: int) -> list[tuple[int, int]]:
+def completion_pieces(
+    example: Example, max_tokens: int, *, shares_prompt: bool = True
+) -> list[tuple[int, int]]:
     """Return (first, end) of the runs of completions that, with the prompt, fit ``max_tokens``.
 
-    A completion that does not fit by itself is a run of its own.
+    Where a run does not share the prompt, it is a padded rectangle of sequences. A completion that
+    does not fit by itself is a run of its own.
     """
     pieces: list[tuple[int, int]] = []
     first = 0
-    tokens = len(example.prompt_ids)
-    for place, completion in enumerate(example.completions):
-        if place > first and tokens + len(completion) > max_tokens:
+    for place in range(1, len(example.completions)):
+        run = Example(example.prompt_ids, example.completions[first : place + 1])
+        padded = len(run.completions) * run.num_longest
+        if (run.num_tokens if shares_prompt else padded) > max_tokens:
             pieces.append((first, place))
-            first, tokens = place, len(example.prompt_ids)
-        tokens += len(completion)
+            first = place
     pieces.append((first, len(example.completions)))
     return pieces
 

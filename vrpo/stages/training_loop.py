@@ -3,7 +3,7 @@
 A stage that is stopped at any step and started again ends with the weights it would have had.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -30,6 +30,7 @@ from vrpo.engine import (
     find_latest,
     load_checkpoint,
     save_checkpoint,
+    train_adapter_dropout,
 )
 from vrpo.errors import ModelNotAllowed, NumericalError
 from vrpo.models import add_lora, load_model
@@ -123,12 +124,14 @@ def train(
     size = min(numbers.batch_size, len(examples))
     batches = epoch_batches(len(examples), size, epochs=numbers.n_epochs, seed=config.seed)
     if training.adapter is not None and training.adapter.dropout:
-        model.train()
+        train_adapter_dropout(model)
+    warn = partial(context.log, "warn")
     forward: Forward | None = None
     if isinstance(model, RewardModel):
-        engine, forward = model.engine, model.scores
+        model.engine = engine = training_engine(model.backbone, training, on_warning=warn)
+        forward = model.scores
     else:
-        engine = Engine(model, on_warning=lambda message: context.log("warn", message))
+        engine = training_engine(model, training, on_warning=warn)
     trainer = Trainer(
         engine,
         module=model,
@@ -141,6 +144,8 @@ def train(
         max_grad_norm=training.max_grad_norm,
         micro_batch_tokens=training.micro_batch_tokens,
         team=context.team,
+        optimizer=training.optimizer,
+        seed=config.seed,
     )
     folder = context.scratch / "checkpoints"
     first, tokens = _resume(folder, trainer, objective, context)
@@ -177,6 +182,18 @@ def train(
             context.checkpoint(step + 1, metrics)
     model.eval()
     return Trained(model, len(batches), tokens, metrics)
+
+
+def training_engine(
+    model: nn.Module, training: TrainingSpec, *, on_warning: Callable[[str], None]
+) -> Engine:
+    """Return the engine of a model that is trained as the job asks."""
+    return Engine(
+        model,
+        activation_checkpointing=training.activation_checkpointing,
+        compile=training.compile,
+        on_warning=on_warning,
+    )
 
 
 def save_model(model: nn.Module, folder: Path) -> None:

@@ -6,6 +6,8 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GPT2Config,
@@ -23,7 +25,7 @@ from transformers import (
 from vrpo.engine import make_example
 
 VOCABULARY = 61
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3", "gpt2")
 SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -43,6 +45,7 @@ TYPES = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gemma": (GemmaConfig, GemmaForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
 }
 
 
@@ -58,7 +61,9 @@ def tiny_model(family="llama", *, dtype=torch.float32, seed=0, **changes):
         options = {**SHAPE, "attn_implementation": "sdpa"}
         if family == "mistral":
             options["sliding_window"] = None
-        if family in ("qwen3", "gemma", "gemma2"):
+        if family == "gemma3":
+            options["layer_types"] = ["full_attention", "full_attention"]
+        if family in ("qwen3", "gemma", "gemma2", "gemma3"):
             options["head_dim"] = 8
         config_type, model_type = TYPES[family]
         model = model_type(config_type(**{**options, **changes}))

@@ -73,18 +73,20 @@ def test_features_are_the_last_state_and_the_mean_of_each_completion(family):
         torch.testing.assert_close(other, torch.stack(rows), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("path", ["packed", "padded"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradient_checkpointing_changes_nothing(family):
+def test_activation_checkpointing_changes_nothing(family, path):
     model = tiny_model(family, dtype=F64)
     examples = draw_examples(3, seed=7)
-    engine = Engine(model, path="packed")
-    before = flat_gradient(model, weighted(engine.logprobs(examples, grad=True)))
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    model.train()  # checkpointing acts in training mode alone; dropout is zero or off
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    after = flat_gradient(model, weighted(engine.logprobs(examples, grad=True)))
+    plain = Engine(model, path=path).logprobs(examples, grad=True)
+    before = flat_gradient(model, weighted(plain))
+    engine = Engine(model, path=path, activation_checkpointing=True)
+    found = engine.logprobs(examples, grad=True)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-11)
+    # the model is as it was before the backward computes its layers again
+    assert model.config._attn_implementation == "sdpa"
+    assert not any(module.training for module in model.modules())
+    after = flat_gradient(model, weighted(found))
     torch.testing.assert_close(after, before, rtol=0, atol=1e-11)
 
 

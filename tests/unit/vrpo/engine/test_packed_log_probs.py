@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from vrpo.engine import Engine, make_example
-from vrpo.engine.attention import ancestor_ids
+from vrpo.engine.flex import ancestor_ids
 from vrpo.engine.packing import pack, visible
 from vrpo.models import add_lora, anchor
 
@@ -131,16 +131,6 @@ def test_the_tree_test_of_the_gpu_path_is_the_mask():
     assert torch.equal(sees, visible(row))
 
 
-def test_a_sliding_window_is_refused_by_name_and_falls_back():
-    model = build(MistralConfig(**SIZES, sliding_window=4))
-    warnings = []
-    engine = Engine(model, on_warning=warnings.append)
-    assert not engine.is_packed
-    assert "sliding-window" in warnings[0]
-    with pytest.raises(ValueError, match="sliding-window"):
-        Engine(model, path="packed")
-
-
 def test_an_architecture_that_is_not_known_to_be_exact_falls_back():
     warnings = []
     engine = Engine(build(Gemma2Config(**SIZES, head_dim=8)), on_warning=warnings.append)
@@ -154,7 +144,7 @@ def test_a_packed_path_that_is_wrong_is_noticed_before_it_is_used(monkeypatch):
     model = build(FAMILIES["llama"])
     warnings = []
     engine = Engine(model, on_warning=warnings.append)
-    monkeypatch.setattr("vrpo.engine.engine.PACKED", "eager")
+    monkeypatch.setattr("vrpo.engine.packed.PACKED", "eager")
     found = torch.cat(engine.logprobs(examples(), grad=False))
     monkeypatch.undo()
     padded = torch.cat(Engine(model, path="padded").logprobs(examples(), grad=False))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_cases import draw_examples, plain_logprobs, tiny_model
+from engine_cases import draw_examples, flat_gradient, plain_logprobs, tiny_model, weighted
 from transformers import AttentionInterface, MambaConfig, MambaForCausalLM
 
 from vrpo.engine import Engine, make_example
@@ -28,16 +28,50 @@ def assert_falls_back(model, *, naming):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_a_sliding_window_is_refused():
-    assert_falls_back(tiny_model("mistral", sliding_window=8), naming="sliding-window")
+LAYERS = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 20}
+WINDOWED = {
+    "mistral": {"sliding_window": 20},
+    "qwen2": {**LAYERS, "use_sliding_window": True},
+    "qwen3": {**LAYERS, "use_sliding_window": True},
+    "gemma3": LAYERS,
+}
 
 
-def test_layers_with_a_sliding_window_are_refused():
-    layers = ["full_attention", "sliding_attention"]
-    model = tiny_model(
-        "qwen3", layer_types=layers, use_sliding_window=True, sliding_window=8
-    )  # fmt: skip
-    assert_falls_back(model, naming="sliding-window")
+@pytest.mark.parametrize("family", WINDOWED)
+def test_only_what_fits_a_sliding_window_is_packed_and_all_of_it_is_exact(family):
+    model = tiny_model(family, dtype=F64, **WINDOWED[family])
+    heard = []
+    engine = Engine(model, on_warning=heard.append)
+    examples = draw_examples(12)
+    assert {engine.packs(example) for example in examples} == {True, False}
+    assert "sliding-window attention of 20 tokens" in heard[0]
+    found = engine.logprobs(examples, grad=True)
+    expected = [plain_logprobs(model, example) for example in examples]
+    torch.testing.assert_close(torch.cat(found), torch.cat(expected), rtol=0, atol=1e-9)
+    mine = flat_gradient(model, weighted(found))
+    theirs = flat_gradient(model, weighted(expected))
+    assert (mine - theirs).norm() < 1e-6 * theirs.norm()
+    assert len(heard) == 1
+
+
+def test_a_sequence_as_long_as_the_window_is_packed_and_one_token_more_is_not():
+    engine = Engine(tiny_model("mistral", sliding_window=8))
+    assert engine.packs(make_example([5] * 5, [[6] * 3, [7]]))
+    assert not engine.packs(make_example([5] * 5, [[6] * 4, [7]]))
+
+
+def test_no_group_mixes_packed_and_padded_examples_or_exceeds_its_tokens():
+    engine = Engine(tiny_model("mistral", sliding_window=20))
+    examples = draw_examples(40)
+    groups = engine.micro_batches(examples, max_tokens=150)
+    assert sorted(index for group in groups for index in group) == list(range(40))
+    for group in groups:
+        chosen = [examples[index] for index in group]
+        (packed,) = {engine.packs(example) for example in chosen}
+        width = max(example.num_longest for example in chosen)
+        rectangle = width * sum(len(example.completions) for example in chosen)
+        tokens = sum(e.num_tokens for e in chosen) if packed else rectangle
+        assert tokens <= 150 or len(group) == 1
 
 
 def test_a_window_that_is_switched_off_is_no_reason():
@@ -72,7 +106,7 @@ def test_the_attention_function_refuses_what_a_layer_may_still_ask_for(what):
     row = pack([make_example([5, 6], [[7]])])
     states = torch.randn(1, 2, 3, 4)
     with pytest.raises(ValueError, match=what):
-        packed_attention(None, states, states, states, None, packed_row=row, **{what: 4})
+        packed_attention(None, states, states, states, None, packed_row=row, **{what: 2})
 
 
 def test_the_attention_function_refuses_a_call_without_a_row():
