@@ -23,7 +23,7 @@ from vrpo.contract.task import ModelSource, StageTask
 from vrpo.control import ControlWeight
 from vrpo.data.prepared import examples_of
 from vrpo.data.tokenise import TokenisedRow
-from vrpo.engine import Engine, Example
+from vrpo.engine import Engine, Example, Outputs
 from vrpo.models import load_model, trained_source
 from vrpo.preference import (
     PRIOR_PAIRS,
@@ -34,6 +34,7 @@ from vrpo.preference import (
 )
 from vrpo.stages.context import StageContext
 from vrpo.stages.objectives import PreferenceData, PreferenceObjective
+from vrpo.stages.sharing import score_shared
 from vrpo.stages.training_loop import TrainerConfig, load_trainable, save_model, train
 
 IMPLICIT = "implicit.json"
@@ -50,12 +51,15 @@ class ImplicitPolicies:
     temperatures: tuple[float, ...]
 
     def rewards(
-        self, fold: int, engine: Engine, examples: Sequence[Example], anchor: Sequence[Tensor]
+        self, fold: int, scored: Sequence[Outputs], anchor: Sequence[Tensor]
     ) -> Iterator[Tensor]:
-        """Yield (C,) per example: the fold's rewards over its temperature; ``anchor`` likewise."""
+        """Yield (C,) per example: the fold's rewards over its temperature.
+
+        ``scored`` is what its policy gives, ``anchor`` the (C,) log-probs of the base model.
+        """
         scale = self.beta / self.temperatures[fold]
-        for outputs, anchor_C in zip(engine.score(examples), anchor, strict=True):
-            yield scale * (outputs.logprobs_C.cpu() - anchor_C)
+        for outputs, anchor_C in zip(scored, anchor, strict=True):
+            yield scale * (outputs.logprobs_C - anchor_C)
 
 
 def load_policies(folder: Path, base: ModelSource) -> ImplicitPolicies:
@@ -83,9 +87,7 @@ def fit(
     beta = config.hyperparameters.beta
     assert beta is not None
     examples = examples_of(rows)
-    base = Engine(load_model(task.models["base"], device=context.device))
-    anchor_N2 = torch.stack([o.logprobs_C.cpu() for o in base.score(examples)])
-    del base
+    anchor_N2 = _logprobs(task.models["base"], examples, context)
     data = _preference_data(rows, anchor_N2)
     count = max(folds_N) + 1
     logits_N = torch.zeros(len(rows))
@@ -103,10 +105,8 @@ def fit(
             _train_fold(
                 task, config, examples, data, [others[place] for place in trained.tolist()], here
             )
-        engine = Engine(
-            load_model(trained_source(folder, task.models["base"]), device=context.device)
-        )
-        margins_N = _margins(engine, examples, anchor_N2, beta)
+        found_N2 = _logprobs(trained_source(folder, task.models["base"]), examples, context)
+        margins_N = beta * (found_N2 - anchor_N2) @ torch.tensor([1.0, -1.0])
         temperature = 1.0
         if len(judged):
             chosen = torch.tensor([others[place] for place in judged.tolist()])
@@ -118,7 +118,8 @@ def fit(
             )
         temperatures.append(temperature)
         logits_N[held_out] = margins_N[held_out] / temperature
-        shutil.copytree(folder, context.workdir / _name(fold))
+        if context.team.is_first:
+            shutil.copytree(folder, context.workdir / _name(fold))
     kept: dict[str, JsonValue] = {"beta": beta, "temperatures": [*temperatures]}
     (context.workdir / IMPLICIT).write_text(json.dumps(kept))
     return held_out_quality(logits_N, data.label_N, temperatures, weight=data.weight_N)
@@ -174,13 +175,16 @@ def _train_fold(
         shutil.rmtree(partial, ignore_errors=True)
         save_model(trained.model, partial)
         partial.rename(context.scratch / FITTED)
+        for left in context.scratch.iterdir():  # checkpoints, several times the size of the policy
+            if left.name != FITTED:
+                shutil.rmtree(left)
     context.team.wait()
 
 
-def _margins(engine: Engine, examples: Sequence[Example], anchor_N2: Tensor, beta: float) -> Tensor:
-    logprobs_N2 = torch.stack([outputs.logprobs_C.cpu() for outputs in engine.score(examples)])
-    rewards_N2 = beta * (logprobs_N2 - anchor_N2)
-    return rewards_N2[:, 0] - rewards_N2[:, 1]
+def _logprobs(source: ModelSource, examples: Sequence[Example], context: StageContext) -> Tensor:
+    engine = Engine(load_model(source, device=context.device))
+    scored = score_shared(context, engine, examples, progress=lambda done, total: None)
+    return torch.stack([outputs.logprobs_C for outputs in scored])
 
 
 def _preference_data(rows: Sequence[TokenisedRow], anchor_N2: Tensor) -> PreferenceData:

@@ -33,6 +33,7 @@ from vrpo.stages.asked import ask, calibrated, pairs_of, preferences
 from vrpo.stages.context import StageContext
 from vrpo.stages.fit_implicit import IMPLICIT, load_policies
 from vrpo.stages.fit_preference import FOLDS, HEADS, backbone_source
+from vrpo.stages.sharing import score_shared
 
 UNKNOWN = 0.5
 """Of pairs that no term of the loss asks for."""
@@ -76,13 +77,18 @@ def by_implicit_rewards(
     policies = load_policies(folder, task.models["base"])
     folds = json.loads((folder / FOLDS).read_text())
     rewards: list[Tensor] = [torch.empty(0)] * len(examples)
+    judged, total = len(examples), 2 * len(examples)  # the anchor's pass was the first half
+
+    def progress(done: int, _: int) -> None:
+        context.progress(judged + done, total, "prompts")
+
     for fold, source in enumerate(policies.sources):
         context.raise_if_cancelled()
         mine = [place for place, of in enumerate(folds) if of == fold]
-        engine = Engine(load_model(source, device=context.device))
-        found = policies.rewards(
-            fold, engine, [examples[n] for n in mine], [anchor[n] for n in mine]
-        )
+        engine = _engine(source, context.device)
+        scored = score_shared(context, engine, [examples[n] for n in mine], progress=progress)
+        judged += len(mine)
+        found = policies.rewards(fold, scored, [anchor[n] for n in mine])
         for place, rewards_C in zip(mine, found, strict=True):
             rewards[place] = rewards_C
     rewards_NC = pad_sequence(rewards, batch_first=True)

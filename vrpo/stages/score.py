@@ -60,7 +60,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     _check_lengths(task, examples)
     reads_features = config.preference == "fit"
     shares_backbone = reads_features and "backbone" not in task.models
-    steps = 2 if reads_features and not shares_backbone else 1
+    reads_twice = reads_features and not shares_backbone
+    steps = 2 if reads_twice or config.preference == "implicit" else 1
     engine = Engine(
         load_model(task.models["base"], device=context.device),
         on_warning=lambda message: context.log("warn", message),
