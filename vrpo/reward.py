@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vrpo.contract.task import ModelSource
-from vrpo.engine import Engine, Example, token_budget_groups
+from vrpo.engine import Engine, Example
 from vrpo.engine.engine import unwrapped
 from vrpo.errors import NumericalError
 from vrpo.models import load_model
@@ -74,9 +74,10 @@ class RewardModel(nn.Module):
         not finite.
         """
         results: list[Tensor] = [torch.empty(0)] * len(examples)
-        lengths = [example.num_tokens for example in examples]
         done = 0
-        for group in token_budget_groups(lengths, max_tokens=self.engine.max_row_tokens):
+        self.engine.check(examples)
+        budget = self.engine.max_row_tokens
+        for group in self.engine.micro_batches(examples, max_tokens=budget):
             if raise_if_cancelled:
                 raise_if_cancelled()
             found = self.scores([examples[index] for index in group], grad=False)

@@ -29,7 +29,7 @@ from vrpo.engine import (
     find_latest,
     load_checkpoint,
     save_checkpoint,
-    token_logprobs,
+    train_adapter_dropout,
 )
 from vrpo.engine.team import Team
 from vrpo.errors import NumericalError
@@ -40,7 +40,13 @@ from vrpo.rl.objective import PolicyObjective
 from vrpo.rl.rollout import Rollout, TokenLogprobs, roll_out, rollout_metrics
 from vrpo.stages.context import StageContext
 from vrpo.stages.train_reward import REWARD
-from vrpo.stages.training_loop import Trained, TrainerConfig, epoch_batches, load_trainable
+from vrpo.stages.training_loop import (
+    Trained,
+    TrainerConfig,
+    epoch_batches,
+    load_trainable,
+    training_engine,
+)
 
 
 class RlConfig(RlSpec):
@@ -149,21 +155,20 @@ class _Policy:
 
     def logprobs(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
         """Return (N,) per example, at the temperature of the draw."""
-        return token_logprobs(self.engine, examples, grad=grad, temperature=self.rl.temperature)
+        return self.engine.token_logprobs(examples, grad=grad, temperature=self.rl.temperature)
 
     def anchor_logprobs(self, examples: Sequence[Example]) -> list[Tensor]:
         """Return (N,) per example, likewise."""
         with anchor(self.anchor.model):
-            return token_logprobs(
-                self.anchor, examples, grad=False, temperature=self.rl.temperature
-            )
+            return self.anchor.token_logprobs(examples, grad=False, temperature=self.rl.temperature)
 
 
 def _policy(task: StageTask, config: TrainerConfig, rl: RlConfig, context: StageContext) -> _Policy:
     base = task.models["base"]
-    engine = Engine(
+    engine = training_engine(
         load_trainable(task, config, context),
-        on_warning=lambda message: context.log("warn", message),
+        config.training,
+        on_warning=partial(context.log, "warn"),
     )
     if config.training.adapter is None:
         held_to = Engine(load_model(base, device=context.device))
@@ -186,6 +191,8 @@ def _trainer(policy: _Policy, config: TrainerConfig, steps: int) -> Trainer:
         max_grad_norm=training.max_grad_norm,
         micro_batch_tokens=training.micro_batch_tokens,
         team=policy.context.team,
+        optimizer=training.optimizer,
+        seed=config.seed,
         gradient_caching=False,  # a rollout's pieces already fit
         forward=policy.logprobs,
     )
@@ -195,7 +202,7 @@ def _update(
     trainer: Trainer, objective: PolicyObjective, config: TrainerConfig
 ) -> dict[str, float]:
     if config.training.adapter is not None and config.training.adapter.dropout:
-        trainer.module.train()
+        train_adapter_dropout(trainer.module)
     count = objective.num_completions
     result = trainer.step(objective.examples, objective.loss, normaliser=count)
     return {
