@@ -103,8 +103,12 @@ class ControlWeight:
     """A fixed control weight, or the running estimate of the best one (``"auto"``).
 
     Read ``current`` for a batch, and ``update`` with the batch's statistics afterwards; a fixed
-    weight may be updated too, and then only reports the estimate. ``all_reduce`` takes and returns
-    a float64 tensor, summed over the ranks: every rank then holds the same weight.
+    weight may be updated too, and then only reports the estimate. ``decay`` is what one update
+    leaves of the past; below ``min_examples`` effective prompts there is no estimate.
+    ``all_reduce`` takes and returns a float64 tensor, summed over the ranks: every rank then holds
+    the same weight.
+
+    Raises ValueError for a value that is not "auto" or in [0, 1], or a decay outside (0, 1].
     """
 
     def __init__(

@@ -132,7 +132,10 @@ def vrpo_terms(
 
 
 def pair_loss(margin: Tensor, preference: Tensor, *, loss: LossName, tau: float | None) -> Tensor:
-    """Return ``l(preference; margin)``, the expected loss of pairs, of the shape of ``margin``."""
+    """Return ``l(preference; margin)``, the expected loss of pairs, of the shape of ``margin``.
+
+    Raises ValueError for ``ipo`` without a positive ``tau``.
+    """
     if loss == "sigmoid":
         return _softplus(margin) - preference * margin
     if loss == "ipo":
@@ -142,7 +145,10 @@ def pair_loss(margin: Tensor, preference: Tensor, *, loss: LossName, tau: float 
 
 
 def pair_slope(margin: Tensor, preference: Tensor, *, loss: LossName, tau: float | None) -> Tensor:
-    """Return the derivative of ``pair_loss`` with respect to the margin, in closed form."""
+    """Return the derivative of ``pair_loss`` with respect to the margin, in closed form.
+
+    At a kink of ``hinge`` or ``ramp`` it is what autograd takes. Raises as ``pair_loss``.
+    """
     if loss == "sigmoid":
         return torch.sigmoid(margin) - preference
     if loss == "ipo":
@@ -151,7 +157,10 @@ def pair_slope(margin: Tensor, preference: Tensor, *, loss: LossName, tau: float
 
 
 def smoothed_label(label: Tensor, *, flip_rate: float) -> Tensor:
-    """Return the label of cDPO (Mitchell 2023): the label after flips with ``flip_rate``."""
+    """Return the label of cDPO (Mitchell 2023): the label after flips with ``flip_rate``.
+
+    Any shape. The preference model must then be of the flipped labels too.
+    """
     return (1 - flip_rate) * label + flip_rate * (1 - label)
 
 
@@ -225,7 +234,7 @@ def _phi(margin: Tensor, loss: LossName) -> Tensor:
 
 def _phi_slope(margin: Tensor, loss: LossName) -> Tensor:
     slope = -(margin < 1).to(margin.dtype)
-    return slope * (margin > RAMP_CEILING_MARGIN) if loss == "ramp" else slope
+    return slope * (margin >= RAMP_CEILING_MARGIN) if loss == "ramp" else slope
 
 
 def _positive(tau: float | None) -> float:
