@@ -35,7 +35,8 @@ def examples():
 
 def logprobs_and_gradient(device):
     policy = model().to(device)
-    found = torch.cat(Engine(policy, path="packed").logprobs(examples(), grad=True))
+    engine = Engine(policy, path="packed", autocast_dtype=torch.float32)
+    found = torch.cat(engine.logprobs(examples(), grad=True))
     weights = torch.linspace(0.5, 1.5, len(found), device=device)
     (weights * found).sum().backward()
     gradient = torch.cat([p.grad.flatten() for p in policy.parameters()])
@@ -47,3 +48,13 @@ def test_a_gpu_gives_what_the_cpu_gives():
     expected, expected_gradient = logprobs_and_gradient("cpu")
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
     assert torch.cosine_similarity(gradient, expected_gradient, dim=0) > 0.9999
+
+
+def test_a_gpu_computes_in_bfloat16_unless_told_otherwise_and_stays_near():
+    policy = model().to("cuda")
+    with torch.no_grad():
+        found = torch.cat(Engine(policy, path="packed").logprobs(examples(), grad=False)).cpu()
+        expected = torch.cat(Engine(model(), path="packed").logprobs(examples(), grad=False))
+    assert found.dtype == torch.float32
+    tokens = torch.tensor([len(c) for e in examples() for c in e.completions])
+    assert 0 < ((found - expected).abs() / tokens).max() < 0.1
