@@ -13,7 +13,7 @@ from vrpo.losses import LOSSES, pair_loss, pair_slope, vrpo_loss, vrpo_terms
 from vrpo.pairs import reference_pairs
 
 # the examples are few since every test runs for each loss, and the same each time
-properties = settings(max_examples=25, deadline=None, derandomize=True)
+properties = settings(max_examples=15, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
 weights = st.floats(0, 1)
 clips = st.none() | st.floats(0.1, 5)

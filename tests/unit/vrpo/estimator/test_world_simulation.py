@@ -175,7 +175,7 @@ def test_a_useless_preference_model_gets_no_weight_and_costs_nothing(world, name
     assert float(errors[0].mean() / errors[1].mean()) <= 1.01
     # what the weight is protected from
     whole = estimates(world, data, preference, weight=1.0, **design)
-    assert float((whole - target).square().sum(1).nanmean() / errors[1].mean()) > 1.1
+    assert float((whole - target).square().sum(1).nanmean() / errors[1].mean()) > 1.02
 
 
 def test_the_statistics_of_past_batches_give_an_unbiased_gradient():
