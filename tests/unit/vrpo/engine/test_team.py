@@ -33,7 +33,7 @@ CONFIG = LlamaConfig(
     num_attention_heads=2,
     max_position_embeddings=128,
 )
-COUNT = 20
+COUNT = 30
 
 
 class Asked(Spec):
@@ -41,7 +41,7 @@ class Asked(Spec):
 
     schedule: str = "cosine"
     longest_prompt: int = 20
-    n_epochs: int = 3
+    n_epochs: int = 2
     batch_size: int = 5
     dtype: str = "float32"
     learning_rate: float = 1e-3
@@ -150,7 +150,7 @@ def run_team(folder, asked, *, size=2):
     [("float32", 20, 2e-5), ("float64", 60, 1e-9)],
 )
 def test_two_workers_are_one(tmp_path, dtype, longest_prompt, atol):
-    """In float64, to rounding; in float32, to 2e-5 of weights after 12 steps.
+    """In float64, to rounding; in float32, to 2e-5 of weights and 1e-4 of losses after 12 steps.
 
     Some examples of the second case do not fit a micro-batch, so the gradient is cached.
     """
@@ -166,7 +166,7 @@ def test_two_workers_are_one(tmp_path, dtype, longest_prompt, atol):
     assert alone["metrics"][-1]["vrpo/control_weight"] > 0
     for found, expected in zip(first["metrics"], alone["metrics"], strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
-        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["loss"] == pytest.approx(expected["loss"], rel=max(1e-9, 5 * atol))
         assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
 
 
