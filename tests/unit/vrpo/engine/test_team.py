@@ -166,7 +166,7 @@ def test_two_workers_are_one(tmp_path, dtype, longest_prompt, atol):
     assert alone["metrics"][-1]["vrpo/control_weight"] > 0
     for found, expected in zip(first["metrics"], alone["metrics"], strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
-        assert found["loss"] == pytest.approx(expected["loss"], rel=max(1e-9, 5 * atol))
+        assert found["loss"] == pytest.approx(expected["loss"], rel=max(1e-6, 5 * atol))
         assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
 
 
