@@ -134,9 +134,11 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
     ),
     "residual_ratio": Diagnostic(
         "Residuals of the labels over what p_eta promises",
-        "Mean of (z - p)^2 over the mean of p (1 - p); 1 for honest probabilities",
+        "Mean of (z - p)^2 over the mean of p (1 - p), of labels 0 and 1; 1 for honest "
+        "probabilities",
         _P,
-        "below 0.5 (p_eta knows the labels) or above 1 (over-confident), by 4 standard errors",
+        "above 1 (over-confident), below 1 (under-confident) or below 0.5 (p_eta knows the "
+        "labels), by 4 standard errors",
     ),
     "residual_length_z": Diagnostic(
         "Residuals by length",

@@ -47,10 +47,15 @@ class ResidualCheck:
     """Too small, and not by so much that only knowing the labels would do it."""
 
 
+def is_hard(label_N: Tensor) -> Tensor:
+    """Return (N,) True for labels of 0 or 1: single votes, which ``residual_check`` is for."""
+    return (label_N == 0) | (label_N == 1)
+
+
 def residual_check(label_N: Tensor, preference_N: Tensor) -> ResidualCheck:
     """Compare the residuals of hard labels with the model's own probabilities.
 
-    Soft labels vary less than hard ones and look like leakage: pass votes, not means. Raises
+    Soft labels vary less than hard ones and look like leakage: keep ``is_hard`` alone. Raises
     ValueError for no pairs or shapes that differ, NumericalError for values that are not finite.
     """
     if label_N.shape != preference_N.shape or label_N.ndim != 1 or not len(label_N):

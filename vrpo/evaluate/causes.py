@@ -43,7 +43,7 @@ def runaway(evidence: Evidence, checks: Sequence[Check]) -> str | None:
 
 def _leakage(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     found = find(checks, "residual_ratio")
-    if found is None or not found.alarm or found.value >= 1:
+    if found is None or found.fault != "leakage":
         return None
     return (
         "p_eta knows the labels that it judges, which biases the loss towards their noise "
@@ -101,7 +101,7 @@ def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
 
 def _overconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     found = find(checks, "residual_ratio")
-    if found is None or not found.alarm:
+    if found is None or found.fault != "overconfident":
         return None
     return (
         f"p_eta is over-confident (residuals {found.value:.2f} of what it promises); turn "

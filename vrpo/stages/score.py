@@ -22,6 +22,7 @@ from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, read_rows
 from vrpo.data.tokenise import TokenisedRow
 from vrpo.diagnostics import FeatureBalance, ResidualCheck, feature_balance, residual_check
+from vrpo.diagnostics.residual import is_hard
 from vrpo.engine import Engine, Example, make_example
 from vrpo.errors import ContextTooLong
 from vrpo.models import load_context_length, load_model
@@ -172,9 +173,16 @@ def _checks(
             value = {"labelled minus sampled": found.difference, "z": found.z}
             checks.append(_check(f"balance of {name}", value, found, context))
     label_N = torch.tensor([row.label for row in rows])
-    residual = residual_check(label_N, tensors["preference"][:, 0, 1])
-    value = {"observed": residual.observed, "promised": residual.promised}
-    checks.append(_check("residuals of p_eta", value, residual, context))
+    hard_N = is_hard(label_N)
+    if bool(hard_N.any()):
+        residual = residual_check(label_N[hard_N], tensors["preference"][:, 0, 1][hard_N])
+        value = {
+            "observed": residual.observed,
+            "promised": residual.promised,
+            "hard labels": float(hard_N.sum()),
+            "labels": float(len(label_N)),
+        }
+        checks.append(_check("residuals of p_eta", value, residual, context))
     return checks
 
 

@@ -22,6 +22,8 @@ class Check:
     standard_error: float | None = None
     interval: Interval | None = None
     """95 %."""
+    fault: str = ""
+    """Which of several faults it is that alarms, for programs."""
 
     def __post_init__(self) -> None:
         assert self.name in DIAGNOSTICS, f"{self.name} is not in the catalogue of diagnostics"

@@ -14,10 +14,13 @@ from vrpo.diagnostics import (
     residual_slice,
 )
 from vrpo.diagnostics.calibration import ALARM_P_VALUE
+from vrpo.diagnostics.residual import is_hard
 from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import Evidence, Scores
 
 ECE_LIMIT = 0.1
+FAULTS = ("leakage", "overconfident", "underconfident")
+"""What the residuals can alarm for."""
 WHAT_TO_DO = "give more labels, another backbone, or a judge"
 
 
@@ -38,11 +41,7 @@ def preference_checks(evidence: Evidence) -> list[Check]:
     if "temperature" in evidence.fitted:
         checks.append(Check("preference_temperature", float(evidence.fitted["temperature"])))
     checks.append(Check("gain_ceiling", found.gain_ceiling))
-    hard = (label_N == 0) | (label_N == 1)
-    if bool(hard.any()):
-        residuals = residual_check(label_N[hard], p_N[hard])
-        ratio = residuals.observed / residuals.promised if residuals.promised > 0 else math.inf
-        checks.append(Check("residual_ratio", ratio, residuals.alarm, residuals.meaning))
+    checks += _residuals(label_N, p_N)
     checks += _slices(scores, label_N, p_N)
     agreed = agreement_check(logits_N, label_N, p_N)
     if agreed.model_with_labels is not None:
@@ -106,6 +105,22 @@ def _calibration(found: CalibrationCheck) -> list[Check]:
             "" if is_scaled else found.meaning,
         ),
     ]
+
+
+def _residuals(label_N: Tensor, p_N: Tensor) -> Iterator[Check]:
+    """Yield the residuals of the hard labels; soft ones vary less and would look known."""
+    hard_N = is_hard(label_N)
+    number = int(hard_N.sum())
+    if not number:
+        return
+    found = residual_check(label_N[hard_N], p_N[hard_N])
+    ratio = found.observed / found.promised if found.promised > 0 else math.inf
+    faults = (found.leakage, found.overconfident, found.underconfident)
+    fault = next((name for name, there in zip(FAULTS, faults, strict=True) if there), "")
+    says = found.meaning
+    if number < len(label_N):
+        says += f" Of the {number} hard labels among {len(label_N)}."
+    yield Check("residual_ratio", ratio, found.alarm, says, fault=fault)
 
 
 def _slices(scores: Scores, label_N: Tensor, p_N: Tensor) -> Iterator[Check]:

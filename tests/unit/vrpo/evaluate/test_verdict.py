@@ -122,6 +122,30 @@ def test_an_overconfident_preference_model_is_told_to_be_calibrated():
     assert "preference.calibrate" in found.text
 
 
+def test_an_underconfident_preference_model_is_not_said_to_know_the_labels():
+    evidence = cases.good_vrpo(n=3000)
+    logits = torch.logit(evidence.scores.preference_NCC, eps=1e-9)
+    scores = replace(evidence.scores, preference_NCC=torch.sigmoid(logits / 2))
+    evidence = replace(evidence, scores=scores)
+    residuals = find(all_checks(evidence), "residual_ratio")
+    assert residuals.alarm
+    assert residuals.fault == "underconfident"
+    assert "under-confident" in residuals.says
+    found = judged(evidence)
+    assert found.cause != "leakage"
+    assert "knows the labels" not in found.text
+
+
+def test_soft_labels_are_not_taken_for_known_ones():
+    evidence = cases.good_vrpo()
+    label = evidence.scores.label_N.clone()
+    label[100:] = evidence.scores.preference_NCC[100:, 0, 1]
+    evidence = replace(evidence, scores=replace(evidence.scores, label_N=label))
+    residuals = find(all_checks(evidence), "residual_ratio")
+    assert not residuals.alarm
+    assert residuals.says.endswith("Of the 100 hard labels among 600.")
+
+
 def test_a_fixed_weight_that_adds_noise_did_worse_than_dpo():
     evidence = cases.good_vrpo(control_weight=1.0)
     control = ControlStatistics(
