@@ -18,12 +18,20 @@ import sentiment_pairs
 import torch
 from torch import Tensor
 
-from vrpo import ControlWeight, Engine, Trainer, cross_fit, sample_completions, vrpo_loss
+from vrpo import (
+    ControlWeight,
+    Engine,
+    Trainer,
+    assign_folds,
+    control_statistics,
+    cross_fit,
+    epoch_order,
+    make_example,
+    sample_completions,
+    vrpo_loss,
+)
 from vrpo.contract.task import ModelSource
-from vrpo.control import control_statistics
-from vrpo.engine import epoch_order, make_example
 from vrpo.models import load_model, load_tokenizer
-from vrpo.preference import assign_folds
 
 BETA, BATCH, K, FOLDS = 0.1, 16, 4, 5
 

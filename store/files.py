@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import delete as sql_delete
-from sqlalchemy import or_, select
+from sqlalchemy import delete as sql_delete, or_, select
 from sqlalchemy.orm import Session
 
 from store.errors import FileInUse, FileNotFound

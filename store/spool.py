@@ -13,8 +13,7 @@ from store.inserts import insert_new
 from store.models import Attempt, Checkpoint, LogLine, Metric, Stage
 from store.progress import update_progress
 from vrpo.contract.status import AttemptStatus, StageName
-from vrpo.contract.task import Checkpoint as CheckpointRecord
-from vrpo.contract.task import Log, Metrics, Progress, SpoolRecord
+from vrpo.contract.task import Checkpoint as CheckpointRecord, Log, Metrics, Progress, SpoolRecord
 
 MAX_METRIC_KEY = 128
 

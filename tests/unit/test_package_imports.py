@@ -1,7 +1,9 @@
 """What importing a package may load: the heavy stacks stay out of the processes that need none."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,11 @@ def test_every_public_name_can_be_imported():
 def test_an_unknown_name_is_an_attribute_error_that_names_it():
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = vrpo.no_such_thing
+
+
+def test_type_checkers_see_every_public_name_and_no_other():
+    tree = ast.parse(Path(vrpo.__file__).read_text(encoding="utf-8"))
+    [typed] = [node for node in tree.body if isinstance(node, ast.If)]
+    found = {alias.name: line.module for line in typed.body for alias in line.names}
+
+    assert found == vrpo._EXPORTS

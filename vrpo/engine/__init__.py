@@ -6,7 +6,6 @@ from vrpo.engine.engine import Engine
 from vrpo.engine.examples import Example, Outputs, make_example
 from vrpo.engine.modes import train_adapter_dropout
 from vrpo.engine.optimizers import OptimizerName, make_optimizer
-from vrpo.engine.token_logprobs import token_logprobs
 from vrpo.engine.training import Forward, StepResult, Trainer, completion_pieces
 
 __all__ = [
@@ -26,6 +25,5 @@ __all__ = [
     "padded_groups",
     "save_checkpoint",
     "token_budget_groups",
-    "token_logprobs",
     "train_adapter_dropout",
 ]

@@ -15,8 +15,7 @@ from vrpo.diagnostics import (
     reference_term_error,
     term_split,
 )
-from vrpo.diagnostics.terms import ALARM_Z
-from vrpo.diagnostics.terms import MIN_PROMPTS as MIN_PROMPTS_OF_TERMS
+from vrpo.diagnostics.terms import ALARM_Z, MIN_PROMPTS as MIN_PROMPTS_OF_TERMS
 from vrpo.diagnostics.variance import MIN_DRAWS
 from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import ControlStatistics, Evidence, Probe, Scores

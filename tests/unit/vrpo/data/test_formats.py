@@ -4,8 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from vrpo.data.fields import Answer, Message
 from vrpo.data.formats import check_file, read_rows

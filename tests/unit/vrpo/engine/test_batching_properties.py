@@ -1,7 +1,6 @@
 """Groups of any lengths: nothing lost, nothing twice, nothing over the budget, one answer."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from vrpo.engine import epoch_order, padded_groups, token_budget_groups
 

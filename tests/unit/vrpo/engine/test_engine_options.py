@@ -4,8 +4,14 @@ import pytest
 import torch
 from engine_cases import draw_examples, flat_gradient, tiny_model, weighted
 
-from vrpo.engine import Engine, Trainer, find_latest, load_checkpoint, save_checkpoint
-from vrpo.engine import optimizers as optimizers_module
+from vrpo.engine import (
+    Engine,
+    Trainer,
+    find_latest,
+    load_checkpoint,
+    optimizers as optimizers_module,
+    save_checkpoint,
+)
 from vrpo.engine.head import completion_logprobs
 from vrpo.errors import UserError
 from vrpo.models import add_lora

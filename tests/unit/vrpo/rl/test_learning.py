@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vrpo.engine import Engine, Trainer, token_logprobs
+from vrpo.engine import Engine, Trainer
 from vrpo.generation import sample_completions
 from vrpo.rl.objective import PolicyObjective
 from vrpo.rl.rollout import roll_out, rollout_metrics
@@ -45,7 +45,7 @@ def optimise(algorithm, beta, *, updates=1):
         total_steps=STEPS * updates,
         schedule="constant",
         gradient_caching=False,
-        forward=partial(token_logprobs, engine),
+        forward=engine.token_logprobs,
     )
     history = []
     for step in range(STEPS):
@@ -63,8 +63,8 @@ def optimise(algorithm, beta, *, updates=1):
             samples,
             score=count_liked,
             normalise=lambda scores: scores,
-            policy=partial(token_logprobs, engine, grad=False),
-            anchor=partial(token_logprobs, anchor, grad=False),
+            policy=partial(engine.token_logprobs, grad=False),
+            anchor=partial(anchor.token_logprobs, grad=False),
         )
         objective = PolicyObjective(
             rollout, algorithm=algorithm, beta=beta, clip_range=0.2, max_tokens=512

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vrpo.engine import Engine, make_example, token_logprobs
+from vrpo.engine import Engine, make_example
 
 EXAMPLES = [
     make_example([3, 4, 5], [[6, 7], [8], [9, 10, 11]]),
@@ -46,7 +46,7 @@ def plain(model, example, temperature):
 @pytest.mark.parametrize("path", ["packed", "padded"])
 def test_they_are_the_models_own(model, path, temperature):
     engine = Engine(model, path=path, max_row_tokens=16)
-    found = token_logprobs(engine, EXAMPLES, grad=False, temperature=temperature)
+    found = engine.token_logprobs(EXAMPLES, grad=False, temperature=temperature)
     for example, logprob_N in zip(EXAMPLES, found, strict=True):
         expected = plain(model, example, temperature).detach()
         torch.testing.assert_close(logprob_N, expected, atol=1e-4, rtol=1e-4)
@@ -57,7 +57,7 @@ def test_their_sums_are_the_engines_log_probs(model, path):
     engine = Engine(model, path=path)
     whole = engine.logprobs(EXAMPLES, grad=False)
     for example, logprob_N, sums_C in zip(
-        EXAMPLES, token_logprobs(engine, EXAMPLES, grad=False), whole, strict=True
+        EXAMPLES, engine.token_logprobs(EXAMPLES, grad=False), whole, strict=True
     ):
         lengths = [len(completion) for completion in example.completions]
         sums = torch.stack([part.sum() for part in torch.split(logprob_N, lengths)])
@@ -69,7 +69,7 @@ def test_gradients_are_the_models_own(model, path):
     weight = torch.linspace(-1, 1, EXAMPLES[0].num_completion_tokens)
     gradients = []
     for logprob_N in (
-        token_logprobs(Engine(model, path=path), EXAMPLES[:1], grad=True, temperature=0.7)[0],
+        Engine(model, path=path).token_logprobs(EXAMPLES[:1], grad=True, temperature=0.7)[0],
         plain(model, EXAMPLES[0], 0.7),
     ):
         model.zero_grad()
