@@ -137,7 +137,6 @@ NONSENSE = {
     "not JSON": b"<html>",
     "not UTF-8": b"\xff\xfe\xff",
     "an error": 500,
-    "unauthorised": 401,
     "closed": None,
     "not HTTP": b"raw:hello\r\n\r\n",
     "cut short": b'raw:HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{"choi',
@@ -156,6 +155,18 @@ def test_a_judge_that_answers_nonsense_is_unavailable_by_name(kind, monkeypatch)
     assert "secret" not in str(caught.value)
     assert len(endpoint.waits) == TRIES - 1
     assert endpoint.waits == sorted(endpoint.waits)
+
+
+@pytest.mark.parametrize("code", [400, 401, 404])
+def test_a_question_that_is_refused_is_not_asked_again(code, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY_OF_THE_TEST", "secret")
+    with (
+        served(lambda question: code) as endpoint,
+        pytest.raises(JudgeUnavailable, match=f"'local' does not answer.*{code}") as caught,
+    ):
+        endpoint.judge.verdicts([contest("x", "y")])
+    assert len(endpoint.requests) == 1
+    assert "secret" not in str(caught.value)
 
 
 def test_a_judge_that_is_not_there_is_unavailable():
