@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from vrpo.contract.task import Log, StageTask, Succeeded
+from vrpo.engine.sharding import ShardedTeam
 from vrpo.engine.team import Team, is_lost_peer
 from workers.running import End, Reports, run_task
 from workers.team_files import STOP, NoReports, TeamWriter, read_outcome, write_outcome
@@ -19,7 +20,8 @@ def member(config: dict[str, Any]) -> None:
     Raises only where another worker has died: then Ray Train starts all of them again.
     """
     task, folder = StageTask.model_validate(config["task"]), Path(config["folder"])
-    team = Team.joined()
+    kind = ShardedTeam if task.options.get("sharding") == "fsdp" else Team
+    team = kind.joined()
     if read_outcome(folder) is not None:  # the stage is over; somebody died after its end
         return
     try:

@@ -7,7 +7,7 @@ Letters: b sequences, T tokens of each, H hidden size, V vocabulary.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,26 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from vrpo.engine.modes import flagged_as_training
 from vrpo.errors import UserError
 
+Value = TypeVar("Value")
+
+
+class Pass(Protocol):
+    """What a pass through the model's layers is done within."""
+
+    def __call__(self, work: Callable[[], Value]) -> Value:
+        """Return what ``work`` does."""
+
+
+def as_it_is(work: Callable[[], Value]) -> Value:
+    """Pass through a model whose weights this process holds all."""
+    return work()
+
 
 class ModelCalls:
     """Calls ``inner``; ``compile_backend`` names the compiler of its layers, or None for none.
 
-    Raises ``UserError`` where the model has no layers that can be recomputed.
+    ``within`` is what each pass is done within. Raises ``UserError`` where the model has no layers
+    that can be recomputed.
     """
 
     def __init__(
@@ -32,8 +47,10 @@ class ModelCalls:
         autocast_dtype: torch.dtype | None,
         activation_checkpointing: bool,
         compile_backend: str | None,
+        within: Pass = as_it_is,
     ) -> None:
         self._inner = inner
+        self._within = within
         self.autocast_dtype = autocast_dtype
         self.plain = "sdpa" if inner._supports_sdpa else "eager"
         """The attention of a call that is not packed."""
@@ -75,7 +92,9 @@ class ModelCalls:
     def hidden(self, *, attention: str, exact: bool = False, **inputs: object) -> Tensor:
         """Return the (b, T, H) states behind the last norm."""
         with self._called(attention, exact):
-            hidden = self._inner.base_model(use_cache=False, **inputs).last_hidden_state
+            hidden = self._within(
+                lambda: self._inner.base_model(use_cache=False, **inputs).last_hidden_state
+            )
         assert isinstance(hidden, Tensor)
         return hidden
 
@@ -84,7 +103,9 @@ class ModelCalls:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the (b, T, V) logits of the model's own head, and the states where asked for."""
         with self._called(self.plain, exact):
-            outputs = self._inner(use_cache=False, output_hidden_states=features, **inputs)
+            outputs = self._within(
+                lambda: self._inner(use_cache=False, output_hidden_states=features, **inputs)
+            )
         return outputs.logits, outputs.hidden_states[-1] if features else None
 
     @contextmanager

@@ -17,7 +17,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -38,8 +38,18 @@ def save_checkpoint(
     team = trainer.team
     final = _free_place(folder, step)
     generators = team.gather(_generator_states())
+    moments = named_state(trainer.optimizer)
+    tensors = {
+        "weights": {name: team.whole(weight) for name, weight in _trainable(trainer).items()},
+        "optimizer": {name: team.whole(moment) for name, moment in moments.items()},
+        "random": {
+            f"{device}.{rank}": state
+            for rank, found in enumerate(generators)
+            for device, state in found.items()
+        },
+    }
     if team.is_first:
-        _write(folder, final, trainer, generators, step=step, extra=extra)
+        _write(folder, final, trainer, tensors, step=step, extra=extra)
         for old in _checkpoints(folder)[:-keep_last]:
             shutil.rmtree(old)
     team.wait()
@@ -50,7 +60,7 @@ def _write(
     folder: Path,
     final: Path,
     trainer: Trainer,
-    generators: Sequence[Mapping[str, Tensor]],
+    tensors: Mapping[str, dict[str, Tensor]],
     *,
     step: int,
     extra: Mapping[str, JsonValue],
@@ -58,14 +68,8 @@ def _write(
     partial = folder / f".partial-{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(_trainable(trainer), partial / "weights.safetensors")
-    save_file(named_state(trainer.optimizer), partial / "optimizer.safetensors")
-    states = {
-        f"{device}.{rank}": state
-        for rank, found in enumerate(generators)
-        for device, state in found.items()
-    }
-    save_file(states, partial / "random.safetensors")
+    for name, named in tensors.items():
+        save_file(named, partial / f"{name}.safetensors")
     version, internal, gauss = random.getstate()
     state = {
         "step": step,
@@ -93,12 +97,19 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonVa
     A worker that the saving team did not have keeps its generators as they are.
     """
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    team = trainer.team
     weights = load_file(path / "weights.safetensors")
     with torch.no_grad():
         for name, parameter in trainer.module.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(weights[name])
-    load_named_state(trainer.optimizer, load_file(path / "optimizer.safetensors"))
+                parameter.copy_(team.part(weights[name], like=parameter))
+    trained = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    moments = load_file(path / "optimizer.safetensors")
+    parts = {
+        name: team.part(moment, like=trained[int(name.partition(".")[0])])
+        for name, moment in moments.items()
+    }
+    load_named_state(trainer.optimizer, parts)
     trainer.scheduler.last_epoch = state["scheduler_step"]
     for group, base, factor in zip(
         trainer.optimizer.param_groups,
@@ -109,7 +120,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[int, dict[str, JsonVa
         group["lr"] = base * factor(state["scheduler_step"])
     trainer.scheduler._last_lr = [group["lr"] for group in trainer.optimizer.param_groups]
     generators = load_file(path / "random.safetensors")
-    rank = trainer.team.rank
+    rank = team.rank
     if f"cpu.{rank}" in generators:
         torch.set_rng_state(generators[f"cpu.{rank}"])
     if f"cuda.{rank}" in generators and torch.cuda.is_available():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from vrpo.engine.batching import rectangle_groups, token_budget_groups
-from vrpo.engine.calls import ModelCalls, foreign_checkpointing
+from vrpo.engine.calls import ModelCalls, Pass, as_it_is, foreign_checkpointing
 from vrpo.engine.examples import Example, Outputs
 from vrpo.engine.modes import evaluating
 from vrpo.engine.packed import PackedPath
@@ -43,7 +43,8 @@ class Engine:
     None is bfloat16 on a GPU, and ``torch.float32`` switches it off; log-probs are float32 always.
     ``activation_checkpointing`` computes layers again in the backward; ``compile`` hands them to
     ``compile_backend`` (their first call takes a minute). ``on_warning`` hears why the padded path
-    was taken, or compilation given up. Raises ``UserError`` naming an option that the model lacks.
+    was taken, or compilation given up. ``within`` is what ``Team.spread`` returned for a model
+    whose weights are shared out. Raises ``UserError`` naming an option that the model lacks.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Engine:
         compile: bool = False,
         compile_backend: str = "inductor",
         on_warning: Callable[[str], None] | None = None,
+        within: Pass = as_it_is,
     ) -> None:
         self.model = model
         self._inner = unwrapped(model)
@@ -71,6 +73,7 @@ class Engine:
             autocast_dtype=None if autocast == torch.float32 else autocast,
             activation_checkpointing=activation_checkpointing,
             compile_backend=compile_backend if compile else None,
+            within=within,
         )
         self.packed = PackedPath(
             self._calls,
@@ -119,6 +122,12 @@ class Engine:
         return [[packed[place] for place in group] for group in rows] + [
             [padded[place] for place in group] for group in rectangles
         ]
+
+    def num_passes(self, examples: Sequence[Example]) -> int:
+        """Return how often the model is called for the log-probs, or states, of ``examples``."""
+        groups = self.micro_batches(examples, max_tokens=self.max_row_tokens)
+        chunks = [[examples[index] for index in group] for group in groups]
+        return sum(1 if self.packs(c[0]) else self.padded.num_passes(c) for c in chunks)
 
     def logprobs(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
         """Return (C,) float32 log-probs per example, each summed over the completion's tokens."""

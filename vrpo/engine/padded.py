@@ -137,6 +137,11 @@ class PaddedPath:
                 last[index] = state
         return [torch.stack(last[part]) for part in parts(examples)]
 
+    def num_passes(self, examples: Sequence[Example]) -> int:
+        """Return how often the model is called for ``examples``."""
+        lengths = [sequence.num_tokens for sequence in singles(examples)]
+        return len(padded_groups(lengths, max_tokens=self._max_tokens))
+
     def _batches(self, sequences: Sequence[Example]) -> Iterator[tuple[list[int], PaddedBatch]]:
         lengths = [sequence.num_tokens for sequence in sequences]
         for group in padded_groups(lengths, max_tokens=self._max_tokens):

@@ -9,8 +9,9 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from vrpo.engine.calls import Pass, as_it_is
 from vrpo.errors import WorkerLost
 
 BUCKET_BYTES = 32 * 2**20
@@ -110,6 +111,40 @@ class Team:
             parts = torch.split(flat, [p.numel() for p in bucket])
             for parameter, part in zip(bucket, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
+
+    def clip(self, parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+        """Return the norm of the summed gradient, and scale the gradient down to ``max_norm``."""
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def loads_on(self, device: str) -> str:
+        """Return where a model that is about to be ``spread`` is loaded."""
+        return device
+
+    def spread(self, model: nn.Module, *, device: str) -> Pass:
+        """Share out the weights of a model, where this is such a team; return how it is called."""
+        return as_it_is
+
+    def rounds(
+        self, groups: Sequence[list[Item]], num_passes: Callable[[list[Item]], int]
+    ) -> list[tuple[list[Item], int]]:
+        """Return this worker's groups, each with the passes to make for the others' sake.
+
+        None, unless the weights are shared out: then a pass is work of all, and the groups of all
+        workers are made equal, in number (by empty ones) and in ``num_passes``.
+        """
+        return [(group, 0) for group in groups]
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a weight, or a moment of the optimizer, for the first worker to write down."""
+        return tensor
+
+    def part(self, tensor: Tensor, *, like: Tensor) -> Tensor:
+        """Return what this worker holds of a weight or moment that was written down."""
+        return tensor
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """Return all weights for the first worker to write, or None: the model has them."""
+        return None
 
     def wait(self) -> None:
         """Return once every process has come here."""

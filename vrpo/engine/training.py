@@ -124,8 +124,9 @@ class Trainer:
         number = int(self.scheduler.last_epoch)
         with seeded(self._seed, number, self.team.rank, device=self.engine.device):
             losses, values = self._gathered(mine, partial(accumulate, examples, loss, normaliser))
+        _check(losses)
         self.team.sum_gradients(self.parameters)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._max_grad_norm)
+        grad_norm = self.team.clip(self.parameters, self._max_grad_norm)
         if not bool(torch.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise NumericalError(f"the gradient norm is {grad_norm.item()}; weights are unchanged")
@@ -141,32 +142,25 @@ class Trainer:
         with evaluating(self.module):
             if self.team.is_alone:
                 return self.forward(examples, grad=False)
+            self.engine.check(examples)
             lengths = [example.num_tokens for example in examples]
+            mine = [examples[index] for index in self.team.mine(lengths)]
+            ((_, spare),) = self.team.rounds([mine], self.engine.num_passes)
+            self._pass_for_others(examples[0], spare, grad=False)
             found = self.team.shared(
                 examples, lengths, lambda mine: [v.cpu() for v in self.forward(mine, grad=False)]
             )
         return [values_C.to(self.engine.device) for values_C in found]
 
     def _gathered(self, mine: Sequence[int], accumulate: Callable[[Sequence[int]], _Done]) -> _Done:
-        """Accumulate this worker's share; return every worker's losses and values.
-
-        A loss that is not finite on one worker is raised on all of them: none waits for another.
-        """
+        """Accumulate this worker's share; return every worker's losses and values."""
+        losses_M, values = accumulate(mine)
         if self.team.is_alone:
-            return accumulate(mine)
-        losses_M, values, fault = torch.zeros(0), list[Tensor](), ""
-        if mine:
-            try:
-                losses_M, values = accumulate(mine)
-            except NumericalError as error:
-                fault = str(error)
-        found = self.team.gather((list(mine), losses_M.cpu(), [v.cpu() for v in values], fault))
-        for *_, reported in found:
-            if reported:
-                raise NumericalError(reported)
+            return losses_M, values
+        found = self.team.gather((list(mine), losses_M.cpu(), [v.cpu() for v in values]))
         count = sum(len(places) for places, *_ in found)
         losses, all_values = torch.zeros(count), [torch.empty(0)] * count
-        for places, losses_M, values, _ in found:
+        for places, losses_M, values in found:
             losses[places] = losses_M.to(losses)
             for index, values_C in zip(places, values, strict=True):
                 all_values[index] = values_C.to(self.engine.device)
@@ -181,14 +175,18 @@ class Trainer:
         chosen = [examples[index] for index in mine]
         # a row at a time: its activations are freed before the next one's are made
         max_tokens = min(self._micro_batch_tokens, self.engine.max_row_tokens)
-        for group in self.engine.micro_batches(chosen, max_tokens=max_tokens):
-            indices = [mine[place] for place in group]
-            found = self.forward([examples[index] for index in indices], grad=True)
-            losses_b = _checked(loss(*_pad(found), indices), indices)
-            (losses_b.sum() / normaliser).backward()  # type: ignore[no-untyped-call]
-            for number, place in enumerate(group):
-                losses[place] = losses_b[number].detach()
-                values[place] = found[number].detach()
+        groups = self.engine.micro_batches(chosen, max_tokens=max_tokens)
+        for group, spare in self._rounds(chosen, groups):
+            total = self._pass_for_others(examples[0], spare, grad=True)
+            if group:
+                indices = [mine[place] for place in group]
+                found = self.forward([examples[index] for index in indices], grad=True)
+                losses_b = loss(*_pad(found), indices)
+                total = total + losses_b.sum() / normaliser
+                for number, place in enumerate(group):
+                    losses[place] = losses_b[number].detach()
+                    values[place] = found[number].detach()
+            total.backward()  # type: ignore[no-untyped-call]
         return losses, values
 
     def _accumulate_cached(
@@ -210,10 +208,11 @@ class Trainer:
             Example(examples[mine[i]].prompt_ids, examples[mine[i]].completions[a:b])
             for i, a, b in pieces
         ]
-        groups = self.engine.micro_batches(parts, max_tokens=limit)
+        rounds = self._rounds(parts, self.engine.micro_batches(parts, max_tokens=limit))
         found = [torch.empty(0)] * len(parts)
         states: list[Tensor] = []
-        for group in groups:
+        for group, spare in rounds:
+            self._pass_for_others(examples[0], spare, grad=False)
             states.append(random_state(device))
             outputs = self.forward([parts[place] for place in group], grad=False)
             for place, values_C in zip(group, outputs, strict=True):
@@ -222,19 +221,37 @@ class Trainer:
             torch.cat([part for part, piece in zip(found, pieces, strict=True) if piece[0] == i])
             for i in range(len(mine))
         ]
-        padded_MC, mask_MC = _pad(values)
-        leaf_MC = padded_MC.detach().requires_grad_()
-        losses = _checked(loss(leaf_MC, mask_MC, list(mine)), mine)
-        (weight_MC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_MC)
-        for group, state in zip(groups, states, strict=True):
+        losses, weight_MC = torch.zeros(0), torch.zeros(0)
+        if mine:
+            padded_MC, mask_MC = _pad(values)
+            leaf_MC = padded_MC.detach().requires_grad_()
+            losses = loss(leaf_MC, mask_MC, list(mine))
+            (weight_MC,) = torch.autograd.grad(losses.sum() / normaliser, leaf_MC)
+        for (group, spare), state in zip(rounds, states, strict=True):
+            total = self._pass_for_others(examples[0], spare, grad=True)
             set_random_state(state, device)
             outputs = self.forward([parts[place] for place in group], grad=True)
-            total = torch.zeros((), device=device, dtype=leaf_MC.dtype)
             for place, values_C in zip(group, outputs, strict=True):
                 index, first, last = pieces[place]
                 total = total + (weight_MC[index, first:last] * values_C).sum()
             total.backward()  # type: ignore[no-untyped-call]
         return losses.detach().cpu(), values
+
+    def _rounds(
+        self, examples: Sequence[Example], groups: Sequence[list[int]]
+    ) -> list[tuple[list[int], int]]:
+        return self.team.rounds(
+            groups, lambda group: self.engine.num_passes([examples[place] for place in group])
+        )
+
+    def _pass_for_others(self, example: Example, count: int, *, grad: bool) -> Tensor:
+        """Make ``count`` passes that other workers need in theirs; return zero, with a gradient."""
+        token = Example(example.prompt_ids[:1], (example.completions[0][:1],))
+        total = torch.zeros((), device=self.engine.device)
+        for _ in range(count):
+            (values_C,) = self.forward([token], grad=grad)
+            total = total + 0 * values_C.sum()
+        return total
 
 
 def completion_pieces(
@@ -263,12 +280,10 @@ def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return values, torch.arange(values.shape[1], device=values.device)[None] < counts[:, None]
 
 
-def _checked(losses: Tensor, indices: Sequence[int]) -> Tensor:
-    finite = torch.isfinite(losses).tolist()
-    wrong = [index for index, ok in zip(indices, finite, strict=True) if not ok]
+def _check(losses: Tensor) -> None:
+    wrong = [index for index, ok in enumerate(torch.isfinite(losses).tolist()) if not ok]
     if wrong:
         raise NumericalError(
             f"the loss of {len(wrong)} example(s) is not finite (first: number {wrong[0]} of the "
             "step); weights are unchanged. Lower learning_rate, or set margin_clip"
         )
-    return losses

@@ -173,7 +173,8 @@ def _train_fold(
     partial = context.scratch / f"{FITTED}.partial"
     if context.team.is_first:
         shutil.rmtree(partial, ignore_errors=True)
-        save_model(trained.model, partial)
+    save_model(trained.model, partial, team=context.team)
+    if context.team.is_first:
         partial.rename(context.scratch / FITTED)
         for left in context.scratch.iterdir():  # checkpoints, several times the size of the policy
             if left.name != FITTED:

@@ -35,8 +35,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         checkpoints=CheckpointsSpec.model_validate(task.options["checkpoints"]),
         context=context,
     )
-    if context.team.is_first:
-        save_model(trained.model, context.workdir / MODEL)
+    save_model(trained.model, context.workdir / MODEL, team=context.team)
     return {
         "steps": trained.steps,
         "trained_tokens": trained.trained_tokens,

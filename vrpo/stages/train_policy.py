@@ -68,8 +68,7 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         )
         if isinstance(objective, PreferenceObjective) and method.type == "vrpo":
             control = write_control(objective, context.workdir)
-    if context.team.is_first:
-        save_model(trained.model, context.workdir / MODEL)
+    save_model(trained.model, context.workdir / MODEL, team=context.team)
     return {
         "steps": trained.steps,
         "trained_tokens": trained.trained_tokens,

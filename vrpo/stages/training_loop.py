@@ -32,6 +32,8 @@ from vrpo.engine import (
     save_checkpoint,
     train_adapter_dropout,
 )
+from vrpo.engine.calls import Pass, as_it_is
+from vrpo.engine.team import Team
 from vrpo.errors import ModelNotAllowed, NumericalError
 from vrpo.models import add_lora, load_model
 from vrpo.reward import RewardModel
@@ -96,8 +98,10 @@ def load_trainable(task: StageTask, config: TrainerConfig, context: StageContext
             "(run.training.adapter: null), or name the base model"
         )
     # steps of a preference loss are smaller than a bfloat16 weight can change by
-    dtype = torch.float32 if adapter is None else None
-    model = load_model(source, device=context.device, dtype=dtype)
+    is_narrow = adapter is not None and context.device.startswith("cuda")
+    dtype = torch.bfloat16 if is_narrow else torch.float32
+    device = context.team.loads_on(context.device)
+    model = load_model(source, device=device, dtype=dtype)
     if adapter is None:
         model.requires_grad_(True)
         return model
@@ -125,13 +129,18 @@ def train(
     batches = epoch_batches(len(examples), size, epochs=numbers.n_epochs, seed=config.seed)
     if training.adapter is not None and training.adapter.dropout:
         train_adapter_dropout(model)
-    warn = partial(context.log, "warn")
+    language_model = model.backbone if isinstance(model, RewardModel) else model
+    engine = training_engine(
+        language_model,
+        training,
+        on_warning=partial(context.log, "warn"),
+        within=context.team.spread(language_model, device=context.device),
+    )
     forward: Forward | None = None
     if isinstance(model, RewardModel):
-        model.engine = engine = training_engine(model.backbone, training, on_warning=warn)
+        model.engine = engine
+        model.head.to(engine.device)
         forward = model.scores
-    else:
-        engine = training_engine(model, training, on_warning=warn)
     trainer = Trainer(
         engine,
         module=model,
@@ -185,7 +194,11 @@ def train(
 
 
 def training_engine(
-    model: nn.Module, training: TrainingSpec, *, on_warning: Callable[[str], None]
+    model: nn.Module,
+    training: TrainingSpec,
+    *,
+    on_warning: Callable[[str], None],
+    within: Pass = as_it_is,
 ) -> Engine:
     """Return the engine of a model that is trained as the job asks."""
     return Engine(
@@ -193,13 +206,19 @@ def training_engine(
         activation_checkpointing=training.activation_checkpointing,
         compile=training.compile,
         on_warning=on_warning,
+        within=within,
     )
 
 
-def save_model(model: nn.Module, folder: Path) -> None:
-    """Write the weights, or the adapter alone, as safetensors."""
+def save_model(model: nn.Module, folder: Path, *, team: Team) -> None:
+    """Write the weights, or the adapter alone, as safetensors.
+
+    All workers of a team call it; the first one writes.
+    """
     assert isinstance(model, PreTrainedModel | PeftModel)
-    model.save_pretrained(str(folder))
+    weights = team.weights(model)
+    if team.is_first:
+        model.save_pretrained(str(folder), state_dict=weights)
 
 
 def _loss_of_places(

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from team_cases import Asked, alone, run_team
 
 from vrpo.engine.team import Team
