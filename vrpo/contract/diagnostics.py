@@ -61,7 +61,8 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Best lambda, as estimated while training",
         "Least squares on batches that the step had not seen; near 0, p_eta tells nothing",
         _C,
-        "not above 0 by two standard errors; or near 1 where true preferences would have 1/2",
+        "not determined: a standard error above 0.25 and not three of them above 0; not above 0 by "
+        "two standard errors; or near 1 where true preferences would have 1/2",
     ),
     "control_weight_trend": Diagnostic(
         "Trend of lambda", "Its last quarter of the steps minus its first", _C
@@ -307,7 +308,7 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
         "Change of the held-out loss by training",
         "Nats per completion token, after minus before",
         _O,
-        "not below 0",
+        "above 0 by two standard errors",
         "nats",
     ),
     "win_rate": Diagnostic(

@@ -71,6 +71,7 @@ METRICS: Mapping[str, Metric] = {
     "eval/prompts": Metric("Held-out prompts that both models answered", "prompts"),
     "eval/valid_loss": Metric("Loss on held-out rows", "nats"),
     "eval/reference_valid_loss": Metric("The same loss of the model before training", "nats"),
+    "eval/valid_loss_change_se": Metric("Standard error of their difference", "nats"),
     "eval/reward_margin": Metric("Mean reward of the preferred minus the other completion", "1"),
     "eval/reward_margin_se": Metric("Standard error of that mean", "1"),
     "eval/preferred_drift": Metric(

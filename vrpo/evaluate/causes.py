@@ -5,7 +5,9 @@ Each returns the sentence that names the fault and what to change, or None.
 
 from collections.abc import Callable, Sequence
 
+from vrpo.control import MIN_EXAMPLES
 from vrpo.evaluate.checks import Check, Evidence, find
+from vrpo.evaluate.checks.correction import NO_WEIGHT
 from vrpo.evaluate.checks.preference import WHAT_TO_DO
 
 CLEAR_ERROR = 0.1
@@ -66,7 +68,11 @@ def _useless(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     found = find(checks, "preference_accuracy")
     if found is None or not found.alarm or _is_vague(found):
         return None
-    return f"p_eta is no better than chance on held-out pairs ({found.shown}); {WHAT_TO_DO}"
+    assert evidence.vrpo is not None
+    change = WHAT_TO_DO
+    if evidence.vrpo.control_weight != "auto" and evidence.vrpo.control_weight > 0:
+        change += ", or set control_weight to auto, which leaves a useless p_eta out"
+    return f"p_eta is not visibly better than chance on unseen pairs ({found.shown}); {change}"
 
 
 def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
@@ -84,18 +90,24 @@ def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     has_failed = found is not None and found.alarm
     if not has_failed and not is_plain:
         return None
+    words = [word for _, word in features]
     seen = [f"balance test p = {found.value:.1g}"] if found is not None and has_failed else []
-    seen += [f"they differ in {' and '.join(word for _, word in features)}"] if features else []
+    seen += [f"they differ in {' and '.join(words)}"] if features else []
     assert evidence.vrpo is not None
+    cut_off = find(checks, "samples_truncated")
+    is_length = words == ["length"] or ("length" in words and cut_off is not None and cut_off.alarm)
     change = "set reference.source to fit, or use the method dpo"
     if evidence.vrpo.reference.source == "fit":
         change = "give them the length limit of the labelled ones, or use the method dpo"
-    elif [word for _, word in features] == ["length"]:
+    elif is_length:
         change = "set reference.max_new_tokens to the length limit that the labelled ones had"
+    weight = evidence.control.weight if evidence.control is not None else 0.0
+    moved = "training has moved"
+    if weight < NO_WEIGHT:
+        moved = "a larger lambda would have moved training"
     return (
         "the reference policy's samples do not follow the law of the labelled completions "
-        f"({'; '.join(seen)}), so training has moved towards what the reference policy would "
-        f"write; {change}"
+        f"({'; '.join(seen)}), so {moved} towards what the reference policy would write; {change}"
     )
 
 
@@ -109,6 +121,16 @@ def _overconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     )
 
 
+def _underconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+    found = find(checks, "residual_ratio")
+    if found is None or found.fault != "underconfident":
+        return None
+    return (
+        f"p_eta is under-confident (residuals {found.value:.2f} of what it promises); turn "
+        "preference.calibrate on, or give it more labels to be calibrated on"
+    )
+
+
 def _is_vague(accuracy: Check) -> bool:
     return accuracy.standard_error is None or accuracy.standard_error > VAGUE_ACCURACY
 
@@ -118,10 +140,19 @@ def _too_few(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     if accuracy is not None and accuracy.alarm and _is_vague(accuracy):
         return (
             f"{evidence.train_rows} labelled pairs are too few to fit a preference model on, or to "
-            f"tell it from chance (it is right on {accuracy.shown} of held-out pairs); give more "
+            f"tell it from chance (it is right on {accuracy.shown} of unseen pairs); give more "
             "labels"
         )
     ratio = find(checks, "variance_ratio")
+    control = evidence.control
+    assert evidence.vrpo is not None
+    is_estimated = evidence.vrpo.control_weight == "auto"
+    if is_estimated and (control is None or control.estimate is None):
+        return (
+            f"lambda is estimated on {MIN_EXAMPLES} prompts or more, in steps after the first, and "
+            f"{evidence.train_rows} labelled pairs gave it {_probed(evidence)}; give more labels, "
+            "or a smaller batch_size"
+        )
     if ratio is None:
         return f"{evidence.train_rows} labelled pairs are too few to tell; give more labels"
     assert ratio.standard_error is not None
@@ -131,8 +162,13 @@ def _too_few(evidence: Evidence, checks: Sequence[Check]) -> str | None:
         return None
     return (
         f"{evidence.train_rows} labelled pairs are too few to tell (the error of that ratio is "
-        f"{ratio.standard_error:.2f}); give more labels"
+        f"{ratio.standard_error:.2f}, from {_probed(evidence)} prompts); give more labels"
     )
+
+
+def _probed(evidence: Evidence) -> int:
+    """Return on how many prompts the correction was measured."""
+    return 0 if evidence.control is None else len(evidence.control.a)
 
 
 def _harmful(evidence: Evidence, checks: Sequence[Check]) -> str | None:
@@ -150,9 +186,13 @@ def _weak(evidence: Evidence, checks: Sequence[Check]) -> str | None:
         return None
     if ceiling is None:
         return "nothing is wrong with it, but there is little variance that it could take away"
+    assert evidence.vrpo is not None
+    without = "use the method dpo"
+    if evidence.vrpo.scheme == "two_stage":
+        without = "set reference.samples_per_prompt to 0"
     return (
         f"p_eta is sure of little (the most that could be taken away is about {ceiling.value:.0%} "
-        f"of the variance); {WHAT_TO_DO}, or use the method dpo, which costs less"
+        f"of the variance); {WHAT_TO_DO}, or {without}, which costs less"
     )
 
 
@@ -166,6 +206,7 @@ _CAUSES: tuple[tuple[str, Callable[[Evidence, Sequence[Check]], str | None]], ..
     ("harmful", _harmful),
     ("too_few_labels", _too_few),
     ("weak", _weak),
+    ("underconfident", _underconfident),
 )
 EXPLAINED = frozenset({"runaway", "reference_wrong"})
 """Faults beside which the reference policy's is not named."""

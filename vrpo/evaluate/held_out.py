@@ -16,12 +16,20 @@ from vrpo.statistics import wilson_interval
 
 
 def language_model_loss(
-    policy_NC: Tensor, reference_NC: Tensor, *, tokens: int
+    policy_NC: Tensor, reference_NC: Tensor, *, tokens_N: Tensor
 ) -> dict[str, JsonValue]:
-    """Return nats per completion token of the policy, and of the model it started from."""
+    """Return nats per completion token of the policy, and of the model it started from.
+
+    ``tokens_N`` is how many tokens each row's completions have. The error of the difference counts
+    rows, as that of a ratio of sums over them.
+    """
+    tokens = float(tokens_N.sum())
+    change_N = (reference_NC - policy_NC).double().sum(dim=1)
+    left_N = change_N - float(change_N.sum()) / tokens * tokens_N.double()
     return {
         "valid_loss": -float(policy_NC.sum()) / tokens,
         "reference_valid_loss": -float(reference_NC.sum()) / tokens,
+        "valid_loss_change_se": clustered_error(left_N, range(len(left_N))) * len(left_N) / tokens,
     }
 
 

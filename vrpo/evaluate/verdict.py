@@ -6,20 +6,12 @@ faults the one that spoils most is named: a run that ran away explains nothing e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from vrpo.contract.methods import DpoMethod
+from vrpo.evaluate.bought import bought, plain_result, without_correction
 from vrpo.evaluate.causes import EXPLAINED, SPOILING, find_cause, runaway, wrong_reference
 from vrpo.evaluate.checks import Check, Evidence, find
-from vrpo.evaluate.checks.correction import MIN_PROMPTS, NO_WEIGHT
-
-
-class Tone(StrEnum):
-    """Whether the reader should be content."""
-
-    GOOD = "good"
-    MIXED = "mixed"
-    BAD = "bad"
+from vrpo.evaluate.tone import Tone
 
 
 @dataclass(frozen=True)
@@ -32,6 +24,9 @@ class Verdict:
     text: str
 
 
+UNCLEAR = "not visibly better or worse than"
+
+
 def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
     """Return the verdict on a job of any method."""
     policy = _policy(evidence, checks)
@@ -39,63 +34,39 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
         return _baseline(evidence, checks, policy)
     if evidence.scores is not None and not bool(evidence.scores.sample_mask_NK.any()):
         text = (
-            "No samples were drawn (reference.samples_per_prompt 0), so the loss was DPO's; with 4 "
-            "or more the correction has something to work with."
+            "No samples were drawn (reference.samples_per_prompt 0), so the result is "
+            f"{without_correction(evidence)}'s; with 4 or more the correction has something to "
+            "work with."
         )
         return Verdict(Tone.MIXED, "no_samples", " ".join([text, *policy]))
-    bought, tone = _bought(evidence, checks)
     cause, why = find_cause(evidence, checks)
-    besides = None
+    gain, tone = bought(evidence, checks, cause)
+    is_plain = plain_result(evidence, checks) is not None
+    more = []
     if cause not in EXPLAINED and (wrong := wrong_reference(evidence, checks)) is not None:
-        besides = f"Besides, {wrong}."
-        tone = Tone.BAD
+        more.append(f"Besides, {wrong}.")
+        tone = tone if is_plain else Tone.BAD
+    if not is_plain:
+        more += _undetermined(checks)
     if cause == "helped" and tone is not Tone.GOOD:
         cause = "no_clear_difference"
-    if cause not in ("helped", "no_clear_difference"):
-        tone = Tone.BAD if tone is Tone.BAD or cause in SPOILING else Tone.MIXED
-    first = f"{bought}: {why}." if why else f"{bought}."
-    return Verdict(tone, cause, " ".join([first, *([besides] if besides else []), *policy]))
+    if cause not in ("helped", "no_clear_difference", "underconfident"):
+        is_spoilt = cause == "runaway" or (cause in SPOILING and not is_plain)
+        tone = Tone.BAD if tone is Tone.BAD or is_spoilt else Tone.MIXED
+    colon = ";" if ":" in gain else ":"
+    first = f"{gain}{colon} {why}." if why else f"{gain}."
+    return Verdict(tone, cause, " ".join([first, *more, *policy]))
 
 
-def _bought(evidence: Evidence, checks: Sequence[Check]) -> tuple[str, Tone]:
-    """Say what VRPO bought over DPO on these labels."""
-    ratio, gain = find(checks, "variance_ratio"), find(checks, "label_gain")
-    if _is_dpo_in_effect(evidence):
-        assert evidence.control is not None
-        return (
-            "VRPO bought nothing over DPO on this data; lambda was "
-            f"{evidence.control.weight:.2f}, so this job was DPO in effect",
-            Tone.MIXED,
-        )
-    if ratio is None or gain is None:
-        return (
-            "What VRPO bought over DPO cannot be said: fewer than "
-            f"{MIN_PROMPTS} training prompts were probed",
-            Tone.MIXED,
-        )
-    assert ratio.interval is not None
-    assert gain.interval is not None
-    variance = f"gradient variance {ratio.shown} of DPO's"
-    if ratio.alarm:
-        return f"VRPO did worse than DPO would have on this data ({variance})", Tone.BAD
-    if ratio.interval.high < 1:
-        times = (evidence.vrpo.reference.samples_per_prompt + 2) / 2 if evidence.vrpo else 1.0
-        return (
-            f"VRPO helped on this data ({variance}): 100 labels did the work of "
-            f"{100 * gain.value:.0f} under DPO ({100 * gain.interval.low:.0f} to "
-            f"{100 * gain.interval.high:.0f}), at {times:.1f} times the computation of a step",
-            Tone.GOOD,
-        )
-    return f"VRPO made no clear difference to DPO on this data ({variance})", Tone.MIXED
-
-
-def _is_dpo_in_effect(evidence: Evidence) -> bool:
-    """Whether the estimate of lambda has stood, and was next to nothing."""
-    control = evidence.control
-    assert evidence.vrpo is not None
-    if control is None or control.standard_error is None:
-        return False
-    return evidence.vrpo.control_weight == "auto" and control.weight < NO_WEIGHT
+def _undetermined(checks: Sequence[Check]) -> list[str]:
+    """Say of a lambda that could be nearly anything that it is no finding."""
+    estimate = find(checks, "control_weight_estimate")
+    if estimate is None or estimate.fault != "undetermined":
+        return []
+    return [
+        f"The best lambda is not determined ({estimate.shown}): read nothing into it; more labels "
+        "would tell."
+    ]
 
 
 def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) -> Verdict:
@@ -106,17 +77,18 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
         if change is None:
             text = f"Supervised training on {rows} rows, with none held out to judge it by."
             return Verdict(Tone.MIXED, "unmeasured", " ".join([text, *policy]))
+        by = f"({change.value:+.3f} ± {change.standard_error:.3f} nats per token)"
+        text = f"Supervised training on {rows} rows made"
         if change.alarm:
             text = (
-                f"Supervised training on {rows} rows made held-out text less likely "
-                f"({change.value:+.2f} nats per token): fewer epochs, a lower learning rate, or "
+                f"{text} held-out text less likely {by}: fewer epochs, a lower learning rate, or "
                 "more rows."
             )
             return Verdict(Tone.BAD, "overfitted", " ".join([text, *policy]))
-        text = (
-            f"Supervised training on {rows} rows made held-out text more likely "
-            f"({change.value:+.2f} nats per token)."
-        )
+        if change.says:
+            text = f"{text} no visible difference to held-out text {by}: more steps, or more rows."
+            return Verdict(Tone.MIXED, "not_learned", " ".join([text, *policy]))
+        text = f"{text} held-out text more likely {by}."
         return Verdict(Tone.GOOD, "learned", " ".join([text, *policy]))
     ran_away = runaway(evidence, checks)
     if ran_away is not None:
@@ -129,8 +101,8 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
     known = f"DPO on {rows} pairs: the policy's reward is right on {accuracy.shown} of held-out"
     if accuracy.alarm:
         text = (
-            f"{known} labels, no better than chance; give more labels, train longer or raise the "
-            "learning rate."
+            f"{known} labels, not visibly better than chance; give more labels, train longer, "
+            "raise the learning rate, or hold out more pairs to tell."
         )
         return Verdict(Tone.MIXED, "not_learned", " ".join([text, *policy]))
     return Verdict(Tone.GOOD, "learned", " ".join([f"{known} labels.", *policy]))
@@ -142,7 +114,7 @@ def _policy(evidence: Evidence, checks: Sequence[Check]) -> list[str]:
     wins = find(checks, "win_rate")
     if wins is not None and wins.interval is not None:
         low, value, high = wins.interval
-        word = "better than" if low > 0.5 else "worse than" if high < 0.5 else "as good as"
+        word = "better than" if low > 0.5 else "worse than" if high < 0.5 else UNCLEAR
         opponent = evidence.evaluation["opponent"]
         named = "its reference" if opponent == "reference" else opponent
         parts.append(

@@ -135,8 +135,8 @@ def _held_out(
             }
             lines.write(json.dumps(value) + "\n")
     if config.beta is None:
-        tokens = sum(example.num_completion_tokens for example in examples)
-        return language_model_loss(ours, theirs, tokens=tokens)
+        tokens_N = torch.tensor([example.num_completion_tokens for example in examples])
+        return language_model_loss(ours, theirs, tokens_N=tokens_N)
     label_N = torch.tensor([row.label for row in rows])
     length_N2 = torch.tensor([[len(ids) for ids in row.completions] for row in rows])
     return preference_figures(ours, theirs, label_N, beta=config.beta, length_N2=length_N2)

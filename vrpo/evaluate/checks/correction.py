@@ -51,7 +51,9 @@ def is_measured(control: ControlStatistics) -> bool:
 
 
 def _weight_checks(evidence: Evidence, control: ControlStatistics, samples: int) -> Iterator[Check]:
-    yield Check("control_weight", control.weight, standard_error=control.standard_error)
+    is_estimated = evidence.vrpo is not None and evidence.vrpo.control_weight == "auto"
+    error = control.standard_error if is_estimated else None
+    yield Check("control_weight", control.weight, standard_error=error)
     history = [
         values["vrpo/control_weight"]
         for stage in ("train_reward", "train_policy")
@@ -69,8 +71,9 @@ def _weight_checks(evidence: Evidence, control: ControlStatistics, samples: int)
         found.alarm,
         found.meaning,
         standard_error=control.standard_error,
+        fault="undetermined" if found.undetermined else "useless" if found.useless else "",
     )
-    if evidence.vrpo is not None and evidence.vrpo.control_weight == "auto" and len(history) > 3:
+    if is_estimated and len(history) > 3:
         quarter = len(history) // 4
         first, last = history[:quarter], history[-quarter:]
         yield Check("control_weight_trend", sum(last) / quarter - sum(first) / quarter)

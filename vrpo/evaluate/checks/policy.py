@@ -115,9 +115,19 @@ def _movement(evidence: Evidence) -> list[Check]:
         )
     if "reference_valid_loss" in found:
         change = found["valid_loss"] - found["reference_valid_loss"]
+        error = found["valid_loss_change_se"]
+        is_worse, is_clear = change > 2 * error, abs(change) > 2 * error
         says = "Training made held-out text less likely: fewer epochs or a lower learning rate."
+        if not is_clear:
+            says = "Training made no visible difference to held-out text."
         checks.append(
-            Check("held_out_loss_change", change, change >= 0, says if change >= 0 else "")
+            Check(
+                "held_out_loss_change",
+                change,
+                is_worse,
+                "" if is_clear and not is_worse else says,
+                standard_error=error,
+            )
         )
     if found.get("opponent_tokens"):
         ratio = found["policy_tokens"] / found["opponent_tokens"]

@@ -69,7 +69,7 @@ def _accuracy(found: CalibrationCheck, label_N: Tensor) -> Check:
         "preference_accuracy",
         interval.value,
         is_chance,
-        f"p_eta is no better than chance on unseen pairs: {WHAT_TO_DO}."
+        f"p_eta is not visibly better than chance on unseen pairs: {WHAT_TO_DO}."
         if is_chance
         else "p_eta knows something about pairs that it has not seen.",
         standard_error=math.sqrt(interval.value * (1 - interval.value) / number),

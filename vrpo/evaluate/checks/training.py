@@ -101,24 +101,33 @@ def _margin_checks(evidence: Evidence, probe: Probe, scores: Scores) -> list[Che
 
 
 def _gap(evidence: Evidence, probe: Probe, scores: Scores) -> list[Check]:
+    """Compare the accuracy on probed training pairs with that of the same model on held-out ones.
+
+    That model is the reward model in the two-stage scheme, and the policy else.
+    """
     label = scores.label_N[probe.places_P]
     decided = label != 0.5
-    held_out = evidence.evaluation.get("preference_accuracy")
+    is_reward_model = probe.change_PC is None
+    figures, name = evidence.evaluation, "preference_"
+    if is_reward_model:
+        figures, name = evidence.reward, ""
+    held_out = figures.get(f"{name}accuracy")
     if held_out is None or not bool(decided.any()):
         return []
     margin = (probe.rewards_PC[:, 0] - probe.rewards_PC[:, 1])[decided]
     right = ((margin > 0) == (label[decided] > 0.5)).double()
     trained = wilson_interval(float(right.sum()), len(right))
     gap = trained.value - held_out
-    is_apart = trained.low > evidence.evaluation["preference_accuracy_high"]
+    is_apart = trained.low > figures[f"{name}accuracy_high"]
     alarm = gap > GAP_LIMIT and is_apart
+    who = "reward model" if is_reward_model else "policy"
     return [
         Check(
             "accuracy_gap",
             gap,
             alarm,
-            "The policy knows its training pairs by heart: fewer epochs, a lower learning rate, a "
-            "larger beta, or more labels."
+            f"The {who} knows its training pairs by heart: fewer epochs, a lower learning rate, "
+            "or more labels."
             if alarm
             else "",
         )

@@ -156,5 +156,9 @@ def supervised(loss: float, before: float) -> Evidence:
         for name, value in EVALUATION.items()
         if not name.startswith(("preference", "preferred"))
     }
-    evaluation |= {"valid_loss": loss, "reference_valid_loss": before}
+    evaluation |= {
+        "valid_loss": loss,
+        "reference_valid_loss": before,
+        "valid_loss_change_se": 0.02,
+    }
     return Evidence(spec=spec("supervised"), evaluation=evaluation, train_rows=300)
