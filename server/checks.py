@@ -177,16 +177,30 @@ def _sampler_faults(request: CreateJob) -> list[RequestFault]:
 
 
 def _sharding_faults(request: CreateJob) -> list[RequestFault]:
-    resources = request.run.resources
+    resources, training, method = request.run.resources, request.run.training, request.method
     if resources.workers == 1 or resources.sharding == "ddp":
         return []
+    refused: dict[str, str] = {}
+    if training.compile:
+        refused["run.training.compile"] = (
+            "layers whose weights are shared out cannot be compiled; set it to false"
+        )
+    if training.optimizer == "adamw_8bit":
+        refused["run.training.optimizer"] = (
+            "'adamw_8bit' keeps one scale for each 256 values of a whole tensor, which shares"
+            " would cut; use 'adamw', whose moments are shared out"
+        )
+    if isinstance(method, VrpoMethod) and method.vrpo.scheme == "two_stage":
+        refused["method.vrpo.scheme"] = (
+            "the second of 'two_stage' samples from the policy that it trains, each worker at"
+            " its own pace, and so each needs all weights; use 'one_stage'"
+        )
     return [
         RequestFault(
             code="invalid_value",
-            message="run.resources.sharding: this version cannot share the weights out among"
-            " workers ('fsdp'); each worker holds all of them. Allowed with several workers: ddp;"
-            " where memory is short, train an adapter (run.training.adapter) or set"
-            " run.training.activation_checkpointing",
-            param="run.resources.sharding",
+            message=f"{param}: with run.resources.sharding 'fsdp', {reason},"
+            " or set run.resources.sharding to 'ddp'",
+            param=param,
         )
+        for param, reason in refused.items()
     ]

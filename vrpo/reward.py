@@ -105,12 +105,19 @@ class RewardModel(nn.Module):
 
 
 def save_reward_model(
-    model: RewardModel, folder: Path, *, report: Mapping[str, Any] | None = None
+    model: RewardModel,
+    folder: Path,
+    *,
+    report: Mapping[str, Any] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the model under ``folder`` as safetensors and JSON, ``report`` beside it."""
+    """Write the model under ``folder`` as safetensors and JSON, ``report`` beside it.
+
+    ``weights`` are the backbone's, where the model itself holds a share of them alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     assert isinstance(model.backbone, PreTrainedModel | PeftModel)
-    model.backbone.save_pretrained(str(folder / BACKBONE))
+    model.backbone.save_pretrained(str(folder / BACKBONE), state_dict=weights)
     weight_1H = model.head.weight.detach().cpu().contiguous()
     save_file({"weight": weight_1H}, folder / HEAD)
     description = {

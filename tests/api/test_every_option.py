@@ -49,6 +49,12 @@ RUN = {
 }
 
 
+SHARDED = RUN | {
+    "resources": {"gpus": 0, "workers": 2, "sharding": "fsdp"},
+    "training": RUN["training"] | {"optimizer": "adamw", "compile": False},
+}
+
+
 def inside(part, whole):
     """Whether all of ``part`` is in ``whole``, as far as objects go."""
     if isinstance(part, dict):
@@ -66,6 +72,16 @@ def test_a_job_with_any_method_is_made_and_shows_what_was_asked(service, file_id
     shown = service.request("GET", f"/v1/fine_tuning/jobs/{answer.json['id']}").json
     assert inside(method, shown["method"])
     assert inside(RUN, shown["run"])
+
+
+def test_shared_out_weights_are_taken_and_shown(service, file_id):
+    method = METHODS["vrpo, implicit"]
+    body = {"model": "acme/tiny-model", "training_file": file_id, "method": method, "run": SHARDED}
+
+    answer = service.request("POST", "/v1/fine_tuning/jobs", body=json.dumps(body).encode())
+
+    assert answer.status == 200, answer.body
+    assert inside(SHARDED, answer.json["run"])
 
 
 def test_a_judge_as_preference_model_must_be_listed(service, file_id):
@@ -89,12 +105,21 @@ def test_gpus_that_the_workers_cannot_share_evenly_are_refused(service, file_id)
     assert "a multiple of workers" in answer.json["error"]["message"]
 
 
-def test_sharded_weights_are_refused_by_name(service, file_id):
-    run = {"resources": {"workers": 2, "sharding": "fsdp"}}
-    body = {"model": "acme/tiny-model", "training_file": file_id, "run": run}
+@pytest.mark.parametrize(
+    ("param", "asked"),
+    [
+        ("run.training.compile", {"run": {"training": {"compile": True}}}),
+        ("run.training.optimizer", {"run": {"training": {"optimizer": "adamw_8bit"}}}),
+        ("method.vrpo.scheme", {"method": METHODS["vrpo, two stages"]}),
+    ],
+)
+def test_what_sharded_weights_exclude_is_refused_by_name(service, file_id, param, asked):
+    run = {"resources": {"workers": 2, "sharding": "fsdp"}, **asked.get("run", {})}
+    method = asked.get("method", {"type": "dpo"})
+    body = {"model": "acme/tiny-model", "training_file": file_id, "method": method, "run": run}
 
     answer = service.request("POST", "/v1/fine_tuning/jobs", body=json.dumps(body).encode())
 
     assert answer.status == 400
-    assert answer.json["error"]["param"] == "run.resources.sharding"
-    assert "each worker holds all of them" in answer.json["error"]["message"]
+    assert answer.json["error"]["param"] == param
+    assert "or set run.resources.sharding to 'ddp'" in answer.json["error"]["message"]

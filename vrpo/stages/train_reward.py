@@ -92,7 +92,9 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     held_out = read_rows(Path(task.inputs[StageName.PREPARE_DATA]) / HELD_OUT)
     measured |= _held_out(model, held_out, context)
     context.report(trained.steps, {f"reward_model/{name}": x for name, x in measured.items()})
-    save_reward_model(model, context.workdir / REWARD, report=measured)
+    weights = context.team.weights(backbone)
+    if context.team.is_first:
+        save_reward_model(model, context.workdir / REWARD, report=measured, weights=weights)
     return {
         "steps": trained.steps,
         "trained_tokens": trained.trained_tokens,
