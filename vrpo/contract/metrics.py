@@ -90,6 +90,11 @@ METRICS: Mapping[str, Metric] = {
     ),
     "eval/policy_tokens": Metric("Mean length of the policy's answers", "tokens"),
     "eval/opponent_tokens": Metric("Mean length of the opponent's answers", "tokens"),
+    "eval/judge_order_error": Metric(
+        "Share of contests in which the judge turns with the order", "1"
+    ),
+    "eval/judge_position_bias": Metric("Advantage of being shown first, with the judge", "1"),
+    "eval/judge_position_p": Metric("p-value of the judge having no such bias", "1"),
     "eval/tie_share": Metric(
         "Share of contests without a winner: equal answers, or a judge whose verdict turned with "
         "the order",

@@ -38,6 +38,10 @@ class TermSplit:
     """``correction`` in standard errors; should be near 0."""
     data_gradient: float
     """Root mean square over prompts of the gradient of the data term with respect to rewards."""
+    predicted_gradient: float
+    """The same of what the preference model expects of the labelled pairs, before lambda."""
+    reference_gradient: float
+    """The same of what it expects of drawn pairs, before lambda."""
     correction_gradient: float
     """The same of the correction times the control weight."""
     cosine: float | None
@@ -96,6 +100,10 @@ def term_split(
         )[0].double()
         for weight in (0.0, control_weight)
     )
+    predicted_NC, reference_NC = (
+        torch.autograd.grad(part.sum(), leaf, retain_graph=True)[0].double()
+        for part in (terms.predicted, terms.resampled)
+    )
     mean = float(correction_N.mean())
     error = float(correction_N.std()) / math.sqrt(len(correction_N))
     z = mean / error if error > 0 else math.copysign(math.inf, mean) if mean else 0.0
@@ -108,6 +116,8 @@ def term_split(
         correction_se=error,
         z=z,
         data_gradient=_size(data_NC),
+        predicted_gradient=_size(predicted_NC),
+        reference_gradient=_size(reference_NC),
         correction_gradient=_size(whole_NC - data_NC),
         cosine=_cosine(data_NC, whole_NC - data_NC),
         alarm=alarm,

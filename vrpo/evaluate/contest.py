@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from transformers import PreTrainedTokenizerBase
 
 from vrpo.data.tokenise import TokenisedRow, end_ids, prompt_ids
+from vrpo.diagnostics import order_check
 from vrpo.engine import Engine
 from vrpo.evaluate.judges import Contest, Verdict
 from vrpo.evaluate.win_rate import length_controlled_win_rate, win_rate
@@ -127,6 +128,13 @@ def contest_figures(
         "win_rate_length_controlled", length_controlled_win_rate(wins, ours - theirs, groups)
     )
     result["tie_share"] = float((wins == 0.5).double().mean())
+    orders = [verdict.by_order for verdict in verdicts if verdict.by_order is not None]
+    if len(orders) > 1:
+        shown_first, shown_second = torch.tensor(orders, dtype=torch.float64).T
+        order = order_check(shown_first, shown_second)
+        result["judge_order_error"] = order.antisymmetry_error
+        result["judge_position_bias"] = order.position_bias
+        result["judge_position_p"] = order.p_value
     pairs = [
         (verdict.policy_reward, verdict.reference_reward)
         for verdict in verdicts

@@ -69,6 +69,9 @@ class Verdict:
     """Probability that the policy's answer is preferred; 1/2 is a tie."""
     policy_reward: float | None = None
     reference_reward: float | None = None
+    by_order: tuple[float, float] | None = None
+    """The same probability with the policy's answer shown first, and shown second; of a judge that
+    is asked in both orders."""
 
     @property
     def win(self) -> float:
@@ -171,7 +174,8 @@ class ChatJudge:
         for contest in contests:
             first = self._prefers_first(contest.prompt, contest.policy, contest.reference)
             second = self._prefers_first(contest.prompt, contest.reference, contest.policy)
-            result.append(Verdict((float(first) + float(not second)) / 2))
+            by_order = float(first), float(not second)
+            result.append(Verdict(sum(by_order) / 2, by_order=by_order))
         return result
 
     def _prefers_first(self, prompt: str, first: str, second: str) -> bool:

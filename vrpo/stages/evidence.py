@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from vrpo.contract.methods import DpoMethod, VrpoMethod
 from vrpo.contract.spec import JobSpec
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.data.prepared import TRAIN, read_rows
-from vrpo.data.tokenise import TokenisedRow, end_ids
-from vrpo.diagnostics import refusals
+from vrpo.data.tokenise import TokenisedRow, completion_ids, end_ids
+from vrpo.diagnostics import refusals, retokenisation_drift
 from vrpo.evaluate.checks import ControlStatistics, Evidence, Probe, Samples, Scores
 from vrpo.evaluate.probe import read_probe
+from vrpo.generation import Completion
 from vrpo.models import load_tokenizer
 from vrpo.stages.objectives import CONTROL, PreferenceData
 from vrpo.stages.sample_reference import SAMPLES, read_samples
-from vrpo.stages.score import preference_data
+from vrpo.stages.score import preference_data, seen_preferences
 from vrpo.stages.series import read_series
 
 Summaries = Mapping[str, Mapping[str, Any]]
@@ -37,9 +39,10 @@ def read_evidence(task: StageTask, spec: JobSpec, summaries: Summaries) -> Evide
         spec=spec,
         evaluation=summaries[StageName.EVALUATE],
         fitted=summaries.get(StageName.FIT_PREFERENCE) or summaries.get(StageName.SCORE, {}),
+        scored=summaries.get(StageName.SCORE, {}),
         reward=summaries.get(StageName.TRAIN_REWARD, {}).get("reward_model", {}),
         train_rows=len(rows),
-        scores=None if data is None else _scores(data, spec),
+        scores=None if data is None else _scores(data, spec, seen_preferences(task)),
         probe=None if data is None else _probe(task, data, spec),
         control=_control(task),
         samples=_samples(task, rows),
@@ -47,13 +50,14 @@ def read_evidence(task: StageTask, spec: JobSpec, summaries: Summaries) -> Evide
     )
 
 
-def _scores(data: PreferenceData, spec: JobSpec) -> Scores:
+def _scores(data: PreferenceData, spec: JobSpec, seen_N: torch.Tensor | None) -> Scores:
     return Scores(
         label_N=data.label_N,
         anchor_NC=data.anchor_NC,
         length_NC=data.length_NC,
         sample_mask_NK=data.sample_mask_NK,
         preference_NCC=data.preference_NCC if isinstance(spec.method, VrpoMethod) else None,
+        seen_N=seen_N,
     )
 
 
@@ -105,17 +109,34 @@ def _samples(task: StageTask, rows: list[TokenisedRow]) -> Samples | None:
     labelled = [ids for row in rows for ids in row.completions]
     cut_off = sum(ids[-1] not in ends for ids in labelled)
 
-    def declined(completions: Sequence[Sequence[int]]) -> torch.Tensor:
+    def texts(completions: Sequence[Sequence[int]]) -> list[str]:
         ids = [list(one) for one in completions]
-        return refusals([str(tokenizer.decode(one, skip_special_tokens=True)) for one in ids])
+        return [str(tokenizer.decode(one, skip_special_tokens=True)) for one in ids]
 
+    sampled = [texts([completion.ids for completion in group]) for group in groups]
     return Samples(
         ids=[[completion.ids for completion in group] for group in groups],
         finish_reasons=[[completion.finish_reason for completion in group] for group in groups],
         labelled_truncated_share=cut_off / max(1, len(labelled)),
-        labelled_refusal_N2=torch.stack([declined(row.completions) for row in rows]),
+        labelled_refusal_N2=torch.stack([refusals(texts(row.completions)) for row in rows]),
         sampled_refusal_NK=torch.nn.utils.rnn.pad_sequence(
-            [declined([completion.ids for completion in group]) for group in groups],
-            batch_first=True,
+            [refusals(group) for group in sampled], batch_first=True
         ),
+        retokenised_share=_retokenised(groups, sampled, tokenizer),
     )
+
+
+def _retokenised(
+    groups: Sequence[Sequence[Completion]],
+    texts: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> float | None:
+    """Return the share of samples whose text has other tokens than were drawn."""
+    drawn = [completion for group in groups for completion in group]
+    again = [
+        completion_ids(text, tokenizer, is_cut_off=completion.finish_reason == "length")
+        for completion, text in zip(drawn, (t for group in texts for t in group), strict=True)
+    ]
+    if not drawn:
+        return None
+    return retokenisation_drift([completion.ids for completion in drawn], again).share

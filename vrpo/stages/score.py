@@ -38,9 +38,12 @@ from vrpo.stages.preferences import (
     by_judge,
 )
 from vrpo.stages.sample_reference import SAMPLES, read_samples
+from vrpo.stages.scored_features import by_seen_heads, embedding_figures
 from vrpo.stages.sharing import score_shared
 
 SCORES = "scores.safetensors"
+SEEN = "seen"
+"""In it, p_eta of the labelled pairs by models that were fitted on their labels."""
 
 
 class Config(Spec):
@@ -91,6 +94,10 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
                 else _by_backbone(task, rows, examples, context)
             )
             preference_NCC = by_heads(task, features)
+            seen_N = by_seen_heads(task, features)
+            if seen_N is not None:
+                tensors[SEEN] = seen_N
+            summary |= embedding_figures(features, tensors["sample_mask"])
         elif config.preference == "columns":
             preference_NCC = by_columns(rows, columns=mask_NC.shape[1])
         elif config.preference == "implicit":
@@ -134,6 +141,11 @@ def preference_data(task: StageTask, rows: list[TokenisedRow]) -> PreferenceData
         label_N=torch.tensor([row.label for row in rows]),
         weight_N=torch.tensor([row.weight for row in rows]),
     )
+
+
+def seen_preferences(task: StageTask) -> Tensor | None:
+    """Read p_eta of the labelled pairs by models that saw their labels; None without such."""
+    return load_file(Path(task.inputs[StageName.SCORE]) / SCORES).get(SEEN)
 
 
 def _check_lengths(task: StageTask, examples: Sequence[Example]) -> None:

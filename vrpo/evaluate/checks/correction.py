@@ -113,8 +113,15 @@ def _variance_checks(control: ControlStatistics, samples: int) -> list[Check]:
     ratio = predicted_variance_ratio(control.a, control.d, control_weight=control.weight)
     gain = label_gain(ratio, samples=samples)
     weights = compare_weights(control.a, control.d, control_weight=control.weight)
+    at = dict(zip(weights.weights, weights.ratios, strict=True))
     return [
-        _ratio_check(ratio),
+        _ratio_check("variance_ratio", ratio, ratio.alarm, ratio.meaning),
+        _at_one(at[1.0], is_used=control.weight == 1.0),
+        _ratio_check(
+            "variance_ratio_at_best",
+            at[weights.best],
+            says=f"At a lambda of {weights.best:.2f}.",
+        ),
         Check(
             "label_gain",
             gain.gain,
@@ -133,13 +140,23 @@ def _variance_checks(control: ControlStatistics, samples: int) -> list[Check]:
     ]
 
 
-def _ratio_check(ratio: VarianceRatio) -> Check:
+def _at_one(ratio: VarianceRatio, *, is_used: bool) -> Check:
+    """Whether the paper's lambda would do harm, which alarms where it was the one that was set."""
+    says = ""
+    if ratio.alarm:
+        says = "Lambda 1 adds noise to these labels: leave control_weight at auto."
+        if is_used:
+            says = "Lambda 1 adds noise to these labels: set control_weight to auto."
+    return _ratio_check("variance_ratio_at_one", ratio, ratio.alarm and is_used, says)
+
+
+def _ratio_check(name: str, ratio: VarianceRatio, alarm: bool = False, says: str = "") -> Check:
     low, high = (ratio.ratio + side * 2 * ratio.standard_error for side in (-1, 1))
     return Check(
-        "variance_ratio",
+        name,
         ratio.ratio,
-        ratio.alarm,
-        ratio.meaning,
+        alarm,
+        says,
         standard_error=ratio.standard_error,
         interval=Interval(low, ratio.ratio, high),
     )
@@ -164,7 +181,11 @@ def _term_checks(
         tau=evidence.tau,
         sample_mask=mask,
     )
-    checks = []
+    checks = [
+        Check("data_gradient", split.data_gradient),
+        Check("predicted_gradient", split.predicted_gradient),
+        Check("reference_gradient", split.reference_gradient),
+    ]
     if split.cosine is not None:
         checks.append(Check("gradient_cosine", split.cosine))
     draws = mask.sum(dim=1) + 2
@@ -180,8 +201,11 @@ def _term_checks(
         tau=evidence.tau,
     )
     noise = reference_term_error(changes, pool=evidence.pool, sample_mask=mask)
+    samples = mask.shape[1]
     return [
         *checks,
         Check("noise_share", noise.noise_share),
+        Check("pair_share", noise.rho),
+        Check("gain_kept", noise.gain_share(samples)),
         Check("suggested_samples", float(noise.suggested_samples), says=noise.meaning),
     ]

@@ -26,6 +26,9 @@ class Scores:
     sample_mask_NK: Tensor
     preference_NCC: Tensor | None
     """None for a job without a preference model."""
+    seen_N: Tensor | None = None
+    """p_eta of the labelled pair by a model that was fitted on its label; None where there is
+    none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Samples:
     labelled_refusal_N2: Tensor | None = None
     """1 for completions that decline to answer."""
     sampled_refusal_NK: Tensor | None = None
+    retokenised_share: float | None = None
+    """Share of samples whose text has other tokens than were drawn."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Evidence:
     """The summary of the stage ``evaluate``."""
     fitted: Mapping[str, Any] = field(default_factory=dict)
     """The summary of the stage in which p_eta was fitted or calibrated."""
+    scored: Mapping[str, Any] = field(default_factory=dict)
+    """The summary of the stage ``score``."""
     reward: Mapping[str, Any] = field(default_factory=dict)
     """The summary of ``train_reward``; empty for the one-stage scheme."""
     train_rows: int = 0

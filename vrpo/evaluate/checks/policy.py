@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vrpo.diagnostics import agreement_check
+from vrpo.diagnostics.calibration import ALARM_P_VALUE, POSITION_LIMIT
 from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import Evidence
 from vrpo.evaluate.divergence import clustered_error
@@ -21,6 +22,7 @@ def policy_checks(evidence: Evidence) -> list[Check]:
         *_agreements(evidence),
         *_movement(evidence),
         *_wins(evidence),
+        *_judge(evidence.evaluation),
     ]
 
 
@@ -113,6 +115,7 @@ def _movement(evidence: Evidence) -> list[Check]:
                 standard_error=error,
             )
         )
+        checks.append(Check("rejected_drift", found["rejected_drift"]))
     if "reference_valid_loss" in found:
         change = found["valid_loss"] - found["reference_valid_loss"]
         error = found["valid_loss_change_se"]
@@ -176,6 +179,23 @@ def _wins(evidence: Evidence) -> list[Check]:
             Check("win_rate", wins.value, is_worse, says if is_worse else "", interval=wins)
         )
     return checks
+
+
+def _judge(found: Mapping[str, Any]) -> list[Check]:
+    """Return what the order of the answers does to a judge that was asked in both."""
+    if "judge_position_bias" not in found:
+        return []
+    bias, p_value = found["judge_position_bias"], found["judge_position_p"]
+    alarm = p_value < ALARM_P_VALUE and abs(bias) > POSITION_LIMIT
+    place = "first" if bias > 0 else "second"
+    says = (
+        f"This judge likes what is shown {place}. Both orders are asked, so the win rate is not "
+        "turned by it, but more contests are ties: use another judge."
+    )
+    return [
+        Check("judge_order_error", found["judge_order_error"]),
+        Check("judge_position_bias", bias, alarm, says if alarm else ""),
+    ]
 
 
 def _interval(figures: Mapping[str, Any], name: str) -> Interval | None:

@@ -10,6 +10,7 @@ from vrpo.diagnostics import (
     CalibrationCheck,
     agreement_check,
     calibration_check,
+    fold_gap,
     residual_check,
     residual_slice,
 )
@@ -19,6 +20,8 @@ from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import Evidence, Scores
 
 ECE_LIMIT = 0.1
+ORDER_LIMIT = 0.5
+"""Share of labelled pairs on which a judge may turn with the order."""
 FAULTS = ("leakage", "overconfident", "underconfident")
 """What the residuals can alarm for."""
 WHAT_TO_DO = "give more labels, another backbone, or a judge"
@@ -42,6 +45,14 @@ def preference_checks(evidence: Evidence) -> list[Check]:
         checks.append(Check("preference_temperature", float(evidence.fitted["temperature"])))
     checks.append(Check("gain_ceiling", found.gain_ceiling))
     checks += _residuals(label_N, p_N)
+    if scores.seen_N is not None and len(label_N) > 1:
+        gap = fold_gap(label_N, scores.seen_N, p_N)
+        says = gap.meaning if gap.alarm else ""
+        checks.append(
+            Check("fold_gap", gap.gap, gap.alarm, says, standard_error=gap.standard_error)
+        )
+    if evidence.vrpo is not None and evidence.vrpo.preference.source == "judge":
+        checks.append(_turned(p_N))
     checks += _slices(scores, label_N, p_N)
     agreed = agreement_check(logits_N, label_N, p_N)
     if agreed.model_with_labels is not None:
@@ -57,6 +68,14 @@ def preference_checks(evidence: Evidence) -> list[Check]:
     if agreed.ceiling is not None and agreed.ceiling < 1:
         checks.append(Check("label_ceiling", agreed.ceiling))
     return checks
+
+
+def _turned(p_N: Tensor) -> Check:
+    """How often the judge's word turned with the order, after which p_eta is exactly 1/2."""
+    share = float((p_N == 0.5).double().mean())
+    alarm = share > ORDER_LIMIT
+    says = "The judge goes by the place of most completions: use another judge." if alarm else ""
+    return Check("preference_order_error", share, alarm, says)
 
 
 def _accuracy(found: CalibrationCheck, label_N: Tensor) -> Check:

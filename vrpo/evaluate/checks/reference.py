@@ -9,7 +9,7 @@ from vrpo.diagnostics import (
     preference_balance,
     support_check,
 )
-from vrpo.diagnostics.balance import MIN_PROMPTS_PER_DIRECTION
+from vrpo.diagnostics.balance import ALARM_P_VALUE, MIN_PROMPTS_PER_DIRECTION
 from vrpo.diagnostics.support import DUPLICATE_LIMIT, TRUNCATED_GAP
 from vrpo.evaluate.checks.check import Check
 from vrpo.evaluate.checks.evidence import Evidence, Samples, Scores
@@ -47,9 +47,17 @@ def reference_checks(evidence: Evidence) -> list[Check]:
             scores.sample_mask_NK,
         )
         checks.append(Check("balance_refusal_z", declined.z, declined.alarm, declined.meaning))
+    if "balance_embedding_p" in evidence.scored:
+        checks.append(_embeddings(float(evidence.scored["balance_embedding_p"])))
     if evidence.samples is not None and any(evidence.samples.ids):
         checks += _support(evidence.samples)
     return checks
+
+
+def _embeddings(p_value: float) -> Check:
+    alarm = p_value < ALARM_P_VALUE
+    says = "Labelled completions and samples differ in what p_eta's backbone sees of them."
+    return Check("balance_embedding_p", p_value, alarm, says if alarm else "")
 
 
 def _features(scores: Scores) -> Iterator[FeatureBalance]:
@@ -68,7 +76,7 @@ def _support(samples: Samples) -> list[Check]:
     )
     is_duplicate = found.duplicate_pair_share > DUPLICATE_LIMIT
     is_cut_off = abs(found.truncated_share - samples.labelled_truncated_share) > TRUNCATED_GAP
-    return [
+    checks = [
         Check("samples_unique", found.unique_share),
         Check(
             "samples_duplicate",
@@ -82,4 +90,8 @@ def _support(samples: Samples) -> list[Check]:
             is_cut_off,
             found.meaning if is_cut_off else "",
         ),
+        Check("samples_empty", found.empty_share),
     ]
+    if samples.retokenised_share is not None:
+        checks.append(Check("samples_retokenised", samples.retokenised_share))
+    return checks

@@ -77,6 +77,8 @@ def _margin_checks(evidence: Evidence, probe: Probe, scores: Scores) -> list[Che
             _sentence("very large") if is_large else "",
         ),
         Check("median_margin", found.labelled[QUANTILES.index(0.5)]),
+        Check("low_margin", found.labelled[QUANTILES.index(0.05)]),
+        Check("high_margin", found.labelled[QUANTILES.index(0.95)]),
         Check(
             "clipped_share",
             clipped,
@@ -95,6 +97,8 @@ def _margin_checks(evidence: Evidence, probe: Probe, scores: Scores) -> list[Che
             else "",
         ),
     ]
+    if found.sampled is not None:
+        checks.insert(4, Check("sampled_margin", found.sampled[QUANTILES.index(0.95)]))
     if found.linear_share is not None:
         checks.append(Check("linear_share", found.linear_share))
     return checks + _gap(evidence, probe, scores)

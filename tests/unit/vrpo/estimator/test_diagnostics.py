@@ -137,6 +137,23 @@ def test_the_split_adds_up_to_the_loss_and_its_gradient(loss):
     assert grad.square().sum(1).mean().item() == pytest.approx(squared, abs=1e-12)
 
 
+def test_the_gradients_of_the_terms_are_those_of_the_formulas():
+    """Method 3.0's golden triple: rewards .5, -.2, 1.1 with p .7, .35, .2, all pairs."""
+    rewards = torch.tensor([[0.5, -0.2, 1.1]], dtype=F64)
+    preference = torch.full((1, 3, 3), 0.5, dtype=F64)
+    for (j, k), p in {(0, 1): 0.7, (0, 2): 0.35, (1, 2): 0.2}.items():
+        preference[0, j, k], preference[0, k, j] = p, 1 - p
+    twice = torch.ones(2, 1, 1, dtype=F64)
+    found = term_split(
+        rewards.repeat(2, 1), twice * preference, torch.ones(2, dtype=F64), control_weight=0.5
+    )
+    slope = 1 / (1 + math.exp(-0.7))
+    assert found.data_gradient == pytest.approx(math.sqrt(2) * (1 - slope))
+    assert found.predicted_gradient == pytest.approx(math.sqrt(2) * abs(slope - 0.7))
+    gradient = torch.tensor([-0.009156178019, 0.015325748263, -0.006169570244], dtype=F64)
+    assert found.reference_gradient == pytest.approx(gradient.norm().item(), abs=1e-10)
+
+
 def test_a_correction_that_is_not_zero_alarms():
     rewards, label = normal(400, 6), torch.ones(400, dtype=F64)
     preference = coherent(normal(400, 6, seed=2))

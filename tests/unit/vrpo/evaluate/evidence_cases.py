@@ -20,6 +20,7 @@ EVALUATION = {
     "preference_accuracy_high": 0.72,
     "preferred_drift_per_token": 0.05,
     "preferred_drift_per_token_se": 0.01,
+    "rejected_drift": -0.4,
     "kl": 3.1,
     "kl_low": 2.8,
     "kl_high": 3.4,
@@ -69,7 +70,9 @@ def good_vrpo(n=600, samples=4, seed=0, **options) -> Evidence:
             length_NC=length_NC,
             sample_mask_NK=torch.ones(n, samples, dtype=torch.bool),
             preference_NCC=torch.sigmoid(gap_NCC),
+            seen_N=torch.sigmoid(1.05 * gap_NCC[:, 0, 1]),
         ),
+        scored={"balance_embedding_p": 0.4},
         probe=Probe(places, rewards, rewards / 0.1),
         control=ControlStatistics(
             weight=0.9, estimate=0.9, standard_error=0.04, a=0.9 * d + 0.9 * normal(n), d=d
@@ -80,6 +83,7 @@ def good_vrpo(n=600, samples=4, seed=0, **options) -> Evidence:
             labelled_truncated_share=0.0,
             labelled_refusal_N2=torch.zeros(n, 2),
             sampled_refusal_NK=torch.zeros(n, samples),
+            retokenised_share=0.03,
         ),
         series={
             "train_policy": [

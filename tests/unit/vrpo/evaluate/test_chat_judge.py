@@ -7,8 +7,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from tests.unit.vrpo.evaluate import evidence_cases as cases
 from vrpo.contract.task import JudgeSource
 from vrpo.errors import JudgeUnavailable
+from vrpo.evaluate.checks import all_checks
+from vrpo.evaluate.contest import contest_figures
 from vrpo.evaluate.judges import TRIES, ChatJudge, Contest, RewardJudge
 
 
@@ -111,6 +114,27 @@ def test_a_judge_that_always_names_one_place_says_tie(letter):
     with served(lambda question: completion(letter)) as endpoint:
         [verdict] = endpoint.judge.verdicts([contest("x", "y")])
     assert (verdict.preference, verdict.win) == (0.5, 0.5)
+
+
+def test_a_judge_that_likes_the_first_place_is_found_out():
+    # it goes by the length only where the lengths are far apart
+    def respond(question):
+        first, second = answers_of(question)
+        return completion("B" if len(second) > len(first) + 3 else "A")
+
+    # 12 contests are decided by the place, 4 by the length
+    contests = [contest("abc", "xyz")] * 12 + [contest("a longer one", "xyz")] * 4
+    with served(respond) as endpoint:
+        verdicts = endpoint.judge.verdicts(contests)
+    figures = contest_figures(contests, verdicts, range(len(contests)))
+    assert figures["judge_order_error"] == 12 / 16
+    assert figures["judge_position_bias"] == 12 / 16 / 2
+    assert figures["judge_position_p"] < 0.01
+    assert figures["tie_share"] == 12 / 16
+    evidence = cases.dpo(evaluation=cases.EVALUATION | figures)
+    checks = {check.name: check for check in all_checks(evidence)}
+    assert checks["judge_position_bias"].alarm
+    assert "likes what is shown first" in checks["judge_position_bias"].says
 
 
 @pytest.mark.parametrize(

@@ -257,8 +257,13 @@ def test_every_diagnostic_of_the_catalogue_is_computed_for_some_job():
             "model_reward_gain": 1.0,
             "model_reward_gain_low": 0.5,
             "model_reward_gain_high": 1.5,
+            "judge_order_error": 0.1,
+            "judge_position_bias": 0.02,
+            "judge_position_p": 0.3,
         },
     )
     computed = {check.name for check in all_checks(soft)}
+    by_judge = cases.spec(preference={"source": "judge", "judge": "gpt"})
+    computed |= {check.name for check in all_checks(replace(soft, spec=by_judge))}
     computed |= {check.name for check in all_checks(cases.supervised(2.5, 3.0))}
     assert computed == set(DIAGNOSTICS)
