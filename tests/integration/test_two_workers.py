@@ -22,11 +22,16 @@ def patience(served, monkeypatch):
     monkeypatch.setattr(served, "job_timeout_s", 500)
 
 
-def test_a_job_with_two_workers_ends_with_the_weights_of_one(served, pairs, tmp_path):
+@pytest.mark.parametrize(("sharding", "seed"), [("ddp", 7), ("fsdp", 9)])
+def test_a_job_with_two_workers_ends_with_the_weights_of_one(
+    served, pairs, tmp_path, sharding, seed
+):
+    """Each with a seed of its own: how workers share the work makes no other stage of it."""
     import torch
     from safetensors.torch import load_file
 
-    job_id = served.submit(pairs, method=METHOD, run=RUN | {"resources": {"workers": 2}})
+    run = RUN | {"resources": {"workers": 2, "sharding": sharding}}
+    job_id = served.submit(pairs, method=METHOD, run=run, seed=seed)
     job = served.finished(job_id)
     assert job.status == "succeeded", (job.error, served.log_text())
     assert run_of(job)["restarts"] == 0
@@ -42,7 +47,7 @@ def test_a_job_with_two_workers_ends_with_the_weights_of_one(served, pairs, tmp_
     [file] = download(served.client, job_id, tmp_path, prefix="publish/model/model.safetensors")
 
     torch.set_num_threads(1)
-    request = {"model": "tiny", "training_file": "f", "method": METHOD, "run": RUN}
+    request = {"model": "tiny", "training_file": "f", "method": METHOD, "run": RUN, "seed": seed}
     alone = PipelineRun(
         tmp_path / "alone", request, model=served.home / "tiny", files={"training": pairs}
     )
