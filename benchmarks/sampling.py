@@ -13,6 +13,10 @@ same memory for keys and values. Every round runs every way once, in a new order
 within a round, of tokens a second of process CPU time at one thread. One pass of each is
 discarded. Tokens behind a completion's end do not count.
 
+"Counted" is how many times more operations a way's products with the weights are, a token, than
+the fewest possible: each prompt and each token once. Plain `generate` runs every sample's prompt,
+the padding, and every row until the longest of its batch has ended.
+
 The prompts. Without a pairs file, beginnings of texts that the model itself wrote (temperature 1,
 seeded), their lengths spread evenly on a log scale from 2 to `--longest`: so a completion is what
 the model has left to say, a few words or a page, and ends where the model ends it. With a pairs
@@ -22,7 +26,6 @@ how many ended by themselves.
 """
 
 import argparse
-import gzip
 import json
 import os
 import random
@@ -34,8 +37,9 @@ from pathlib import Path
 
 import torch
 import transformers
+from sampling_prompts import dialogues, own_beginnings
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from vrpo.generation import sample_completions
 
@@ -44,50 +48,6 @@ from convert_smollm2 import ensure
 
 Way = Callable[[int], list[int]]
 """``way(seed)``: the lengths of the completions drawn."""
-
-
-def own_beginnings(model: nn.Module, *, count: int, longest: int, seed: int) -> list[list[int]]:
-    """Return beginnings of the model's own texts, lengths spread on a log scale from 2."""
-    config = model.config
-    end = config.eos_token_id
-    texts = sample_completions(
-        model, [[config.bos_token_id]], samples_per_prompt=8 * count, max_new_tokens=longest,
-        eos_ids={end}, pad_id=end, seed=seed,
-    )[0]  # fmt: skip
-    lengths = [round(2 * (longest / 2) ** (n / (count - 1))) for n in range(count)]
-    rng = random.Random(seed)
-    rng.shuffle(lengths)
-    whole = [[config.bos_token_id, *text.ids] for text in texts]
-    chosen: list[list[int]] = []
-    for length in lengths:
-        text = next(text for text in whole if len(text) > length)
-        whole.remove(text)
-        chosen.append(text[:length])
-    return chosen
-
-
-def dialogues(
-    path: Path, tokenizer: object, *, count: int, longest: int, seed: int
-) -> list[list[int]]:
-    """Return prompts of preference data in the model's chat template."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    random.Random(seed).shuffle(rows)
-    prompts: list[list[int]] = []
-    for row in rows:
-        parts = [part.strip() for part in row["prompt"].split("\n\n") if ":" in part]
-        turns = [part.split(":", 1) for part in parts]
-        messages = [
-            {"role": "user" if who == "Human" else "assistant", "content": text.strip()}
-            for who, text in turns
-            if who in ("Human", "Assistant") and text.strip()
-        ]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        if len(ids) <= longest:
-            prompts.append(ids)
-        if len(prompts) == count:
-            break
-    return prompts
 
 
 def one_by_one(model: nn.Module, prompts: list[list[int]], options: dict[str, object]) -> Way:
@@ -156,6 +116,31 @@ def ours(
     return run
 
 
+def products(
+    config: PreTrainedConfig,
+    prompts: list[list[int]],
+    lengths: list[int],
+    *,
+    samples: int,
+    batch: int | None,
+) -> float:
+    """Return operations in products with the weights; ``batch`` None: the fewest possible."""
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    head_size = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    heads = config.num_attention_heads + config.num_key_value_heads
+    weights = layers * hidden * (2 * head_size * heads + 3 * config.intermediate_size)
+    through, drawn = sum(map(len, prompts)) + sum(lengths) - len(lengths), sum(lengths)
+    if batch is not None:
+        through = drawn = 0
+        for start in range(0, len(prompts), batch):
+            group = prompts[start : start + batch]
+            rows = len(group) * samples
+            steps = max(lengths[start * samples :][:rows])
+            through += rows * (max(map(len, group)) + steps - 1)
+            drawn += rows * steps
+    return 2.0 * weights * through + 2.0 * hidden * config.vocab_size * drawn
+
+
 def main() -> None:
     """Time the three ways, print the table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -198,7 +183,10 @@ def main() -> None:
     ways = {name: ways[name] for name in arguments.ways.split(",")}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     lengths: dict[str, list[int]] = {name: [] for name in ways}
+    operations: dict[str, list[float]] = {name: [] for name in ways}
+    batches = {"one by one": 1, "padded": arguments.batch, "ours": None}
     rng = random.Random(arguments.seed)
+    load_before = os.getloadavg()[0]
     for round_number in range(-1, arguments.rounds):
         for name in rng.sample(list(ways), len(ways)):
             start = time.process_time()
@@ -206,37 +194,60 @@ def main() -> None:
             if round_number >= 0:
                 speeds[name].append(sum(drawn) / (time.process_time() - start))
                 lengths[name] += drawn
+                needed = products(
+                    model.config, prompts, drawn, samples=arguments.samples, batch=batches[name]
+                )
+                operations[name].append(needed / sum(drawn))
     result: dict[str, object] = {
         "model": folder.name, "prompts": len(prompts),
         "prompt_tokens": spread([len(prompt) for prompt in prompts]),
         "samples": arguments.samples, "max_new_tokens": arguments.max_new_tokens,
         "rows": rows, "batch_tokens": batch_tokens, "rounds": arguments.rounds, "threads": 1,
-        "load_average": os.getloadavg()[0], "torch": torch.__version__,
-        "transformers": transformers.__version__, "ways": {},
+        "load_average": [load_before, os.getloadavg()[0]], "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "ways": {
+            name: {
+                "completion_tokens": spread(lengths[name]),
+                # one that ends exactly at the limit counts as cut off
+                "ended": statistics.mean(n < arguments.max_new_tokens for n in lengths[name]),
+                "tokens_per_second": spread(values),
+                "ours_relative": spread(
+                    [mine / other for mine, other in zip(speeds["ours"], values, strict=True)]
+                ),
+                "counted": statistics.mean(operations[name]) / statistics.mean(operations["ours"]),
+            }
+            for name, values in speeds.items()
+        },
     }  # fmt: skip
-    lines = [
-        "| way | tokens / completion: mean (min-max) | ended by themselves | tokens / s "
-        "| ours / this (min-max) |",
-        "|---|---|---|---|---|",
-    ]
-    for name, values in speeds.items():
-        ratios = [mine / other for mine, other in zip(speeds["ours"], values, strict=True)]
-        drawn = lengths[name]
-        # one that ends exactly at the limit counts as cut off
-        ended = sum(length < arguments.max_new_tokens for length in drawn) / len(drawn)
-        result["ways"][name] = {
-            "completion_tokens": spread(drawn), "ended": ended,
-            "tokens_per_second": spread(values), "ours_relative": spread(ratios),
-        }  # fmt: skip
-        lines.append(
-            f"| {name} | {statistics.mean(drawn):.0f} ({min(drawn)}-{max(drawn)}) | {ended:.0%} "
-            f"| {statistics.median(values):.0f} "
-            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
-        )
-    print("\n".join(lines))
+    print(table(result))
     if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        arguments.output.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        arguments.output.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
+
+
+def table(result: dict[str, object]) -> str:
+    """Return the result as a Markdown table, with what it was measured on above it."""
+    prompt, (before, after) = result["prompt_tokens"], result["load_average"]
+    lines = [
+        f"{result['model']}: {result['prompts']} prompts of {prompt['min']} to {prompt['max']} "
+        f"tokens ({prompt['mean']:.0f} on average), {result['samples']} samples of each, at most "
+        f"{result['max_new_tokens']} tokens, padded batches of {result['rows']} rows, "
+        f"{result['rounds']} rounds, one thread, load {before:.1f} before and {after:.1f} after.",
+        "",
+        "| way | tokens / completion: mean (min-max) | ended by themselves | tokens / s "
+        "| ours / this (min-max) | counted |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, values in result["ways"].items():
+        drawn, ratio = values["completion_tokens"], values["ours_relative"]
+        lines.append(
+            f"| {name} | {drawn['mean']:.0f} ({drawn['min']}-{drawn['max']}) "
+            f"| {values['ended']:.0%} | {values['tokens_per_second']['median']:.0f} "
+            f"| {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}) "
+            f"| {values['counted']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def spread(values: list[float]) -> dict[str, float]:
