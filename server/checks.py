@@ -181,10 +181,6 @@ def _sharding_faults(request: CreateJob) -> list[RequestFault]:
     if resources.workers == 1 or resources.sharding == "ddp":
         return []
     refused: dict[str, str] = {}
-    if training.compile:
-        refused["run.training.compile"] = (
-            "layers whose weights are shared out cannot be compiled; set it to false"
-        )
     if training.optimizer == "adamw_8bit":
         refused["run.training.optimizer"] = (
             "'adamw_8bit' keeps one scale for each 256 values of a whole tensor, which shares"

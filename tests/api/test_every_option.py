@@ -51,7 +51,7 @@ RUN = {
 
 SHARDED = RUN | {
     "resources": {"gpus": 0, "workers": 2, "sharding": "fsdp"},
-    "training": RUN["training"] | {"optimizer": "adamw", "compile": False},
+    "training": RUN["training"] | {"optimizer": "adamw"},
 }
 
 
@@ -108,7 +108,6 @@ def test_gpus_that_the_workers_cannot_share_evenly_are_refused(service, file_id)
 @pytest.mark.parametrize(
     ("param", "asked"),
     [
-        ("run.training.compile", {"run": {"training": {"compile": True}}}),
         ("run.training.optimizer", {"run": {"training": {"optimizer": "adamw_8bit"}}}),
         ("method.vrpo.scheme", {"method": METHODS["vrpo, two stages"]}),
     ],

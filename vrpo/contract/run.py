@@ -84,7 +84,7 @@ class ResourcesSpec(Spec):
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that share the work of a stage; with GPUs, each has ``gpus / workers`` of them."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
-    """``ddp``: each worker holds all weights. ``fsdp``, a share of them, is refused so far."""
+    """``ddp``: each worker holds all weights. ``fsdp``: while it trains, a share of them."""
 
     @model_validator(mode="after")
     def _check_gpus(self) -> Self:

@@ -17,7 +17,7 @@ from vrpo.contract.base import Spec
 from vrpo.contract.run import CheckpointsSpec, LoraSpec, TrainingSpec
 from vrpo.contract.spec import ResolvedHyperparameters
 from vrpo.control import ControlWeight
-from vrpo.engine import Engine, make_example
+from vrpo.engine import Engine, Trainer, make_example
 from vrpo.engine.sharding import ShardedTeam
 from vrpo.engine.team import Team
 from vrpo.errors import NumericalError, StageCancelled
@@ -49,6 +49,8 @@ class Asked(Spec):
     objective: Literal["vrpo", "dpo", "supervised", "reward"] = "vrpo"
     adapter: LoraSpec | None = None
     activation_checkpointing: bool = False
+    compiled: bool = False
+    """Two supervised steps alone, by layers that have gone through torch.compile's front."""
     schedule: str = "cosine"
     longest_prompt: int = 20
     n_epochs: int = 2
@@ -130,7 +132,8 @@ def objective_of(examples, asked):
 def bytes_of_tensors():
     """Return the bytes behind all floating-point tensors of this process."""
     gc.collect()
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    kinds = {torch.Tensor, torch.nn.Parameter, DTensor}
+    tensors = [item for item in gc.get_objects() if type(item) in kinds]
     local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
     storages = [t.untyped_storage() for t in local if t.is_floating_point()]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -207,10 +210,33 @@ def run_training(folder, team, asked):
     return result
 
 
+def run_compiled(team, asked):
+    """Take two steps with compiled layers; return the weights and what was warned of."""
+    model, examples, warnings = model_of(asked), drawn_examples(asked.longest_prompt), []
+    engine = Engine(
+        model,
+        compile=True,
+        compile_backend="eager",
+        on_warning=warnings.append,
+        within=team.spread(model, device="cpu"),
+    )
+    trainer = Trainer(engine, learning_rate=asked.learning_rate, total_steps=2, team=team)
+    for first in (0, 4):
+        batch = examples[first : first + 4]
+        trainer.step(batch, lambda values, mask, places: -values.sum(1), normaliser=4)
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return {"weights": torch.cat([p.detach().flatten() for p in whole]), "warnings": warnings}
+
+
+def run(folder, team, asked):
+    """Do what is asked, in this process."""
+    return run_compiled(team, asked) if asked.compiled else run_training(folder, team, asked)
+
+
 def alone(folder, asked):
     """Train in one process."""
     folder.mkdir(parents=True)
-    return run_training(folder, Team(), asked)
+    return run(folder, Team(), asked)
 
 
 def member(rank, size, folder, runs):
@@ -223,7 +249,7 @@ def member(rank, size, folder, runs):
         place.mkdir(exist_ok=True)
         try:
             team = (ShardedTeam if asked.sharded else Team).joined()
-            result = run_training(place, team, asked)
+            result = run(place, team, asked)
         except (NumericalError, StageCancelled) as error:
             result = {"error": type(error).__name__}
         results.append(result)

@@ -24,7 +24,9 @@ EQUAL = [
     Asked(name="supervised", objective="supervised", **FLOAT64),
     Asked(name="reward model", objective="reward", n_epochs=1, sharded=True),
 ]
+COMPILED = Asked(name="compiled", compiled=True, **FLOAT64)
 OTHERS = [
+    COMPILED,
     Asked(name="poisoned", poisoned=True, sharded=True),
     Asked(name="whole", sharded=True),
     Asked(name="cut", sharded=True, stop_at=7),
@@ -70,6 +72,14 @@ def test_two_workers_are_one(results, tmp_path, asked):
         assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
     if asked.objective == "reward":
         torch.testing.assert_close(first["scores"], one["scores"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_layers_whose_weights_are_shared_out_are_compiled_too(results, tmp_path):
+    one = alone(tmp_path / "alone", COMPILED)
+    for found in results["compiled", True, None]:
+        assert found["warnings"] == one["warnings"] == []
+        torch.testing.assert_close(found["weights"], one["weights"], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["", ", dropout"])
