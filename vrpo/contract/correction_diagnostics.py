@@ -64,7 +64,7 @@ CORRECTION: Mapping[str, Diagnostic] = {
     ),
     "pair_share": Diagnostic(
         "Share of one completion in a pair's variance (rho)",
-        "Between 0 and 1/2; the larger it is, the more a further sample is worth",
+        "Between 0 and 1/2; the larger it is, the more samples the gain takes",
         _C,
     ),
     "gain_kept": Diagnostic(

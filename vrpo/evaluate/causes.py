@@ -3,6 +3,7 @@
 Each returns the sentence that names the fault and what to change, or None.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from vrpo.control import MIN_EXAMPLES
@@ -16,6 +17,8 @@ VAGUE_ACCURACY = 0.05
 """An accuracy with a larger standard error (fewer than 100 labels) does not tell p_eta from a coin
 because there are few labels, not because it knows nothing."""
 
+LONGER_SHARE = 0.1
+"""Share of labelled completions beyond the samples' limit that makes the limit suspect."""
 PLAIN_Z = 6.0
 """A feature of the samples that is so many standard errors off is wrong, whatever else says."""
 _FEATURES = (
@@ -31,8 +34,11 @@ def runaway(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     for name in ("largest_margin", "negative_share", "clipped_share"):
         found = find(checks, name)
         if found is not None and found.alarm:
+            large = f"the largest reward margin is {found.value:.0f}"
+            if not math.isfinite(found.value):
+                large = "rewards are not finite"
             what = {
-                "largest_margin": f"the largest reward margin is {found.value:.0f}",
+                "largest_margin": large,
                 "negative_share": f"{found.value:.0%} of the losses are below zero",
                 "clipped_share": f"{found.value:.0%} of the margins are at the clip",
             }[name]
@@ -94,10 +100,11 @@ def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     seen = [f"balance test p = {found.value:.1g}"] if found is not None and has_failed else []
     seen += [f"they differ in {' and '.join(words)}"] if features else []
     assert evidence.vrpo is not None
-    cut_off = find(checks, "samples_truncated")
-    is_length = words == ["length"] or ("length" in words and cut_off is not None and cut_off.alarm)
+    is_length = words == ["length"] or ("length" in words and _is_cut_short(evidence, checks))
     change = "set reference.source to fit, or use the method dpo"
-    if evidence.vrpo.reference.source == "fit":
+    if evidence.vrpo.preference.source == "columns":
+        change = "give samples of the model that wrote the pairs, or use the method dpo"
+    elif evidence.vrpo.reference.source == "fit":
         change = "give them the length limit of the labelled ones, or use the method dpo"
     elif is_length:
         change = "set reference.max_new_tokens to the length limit that the labelled ones had"
@@ -109,6 +116,19 @@ def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
         "the reference policy's samples do not follow the law of the labelled completions "
         f"({'; '.join(seen)}), so {moved} towards what the reference policy would write; {change}"
     )
+
+
+def _is_cut_short(evidence: Evidence, checks: Sequence[Check]) -> bool:
+    """Whether the samples' length limit is below the length of many labelled completions."""
+    found = find(checks, "samples_truncated")
+    if found is not None and found.alarm:
+        return True
+    assert evidence.vrpo is not None
+    if evidence.scores is None:
+        return False
+    limit = evidence.vrpo.reference.max_new_tokens
+    longer = (evidence.scores.length_NC[:, :2] > limit).double().mean()
+    return float(longer) > LONGER_SHARE
 
 
 def _overconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:

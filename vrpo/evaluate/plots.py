@@ -3,16 +3,15 @@
 Everything drawn is data of the caller's; whatever text comes with it is escaped here.
 """
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-COLOURS = ("#0969da", "#bf3989", "#1a7f37", "#9a6700", "#8250df", "#57606a")
-WIDTH, HEIGHT = 460, 250
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+from vrpo.evaluate.frame import COLOURS, LEFT, RIGHT, WIDTH, Frame, escaped, path_of
+from vrpo.evaluate.numbers import shown_interval
+
 MOST_POINTS = 200
 """A curve with more points is averaged down to so many."""
 
@@ -38,67 +37,18 @@ class Point:
     """Points of one name are joined."""
 
 
-class _Frame:
-    """Axes with ticks, and where a value lies in them."""
-
-    def __init__(
-        self,
-        xs: Sequence[float],
-        ys: Sequence[float],
-        *,
-        x_label: str,
-        y_label: str,
-        width: int = WIDTH,
-        height: int = HEIGHT,
-    ) -> None:
-        self.width, self.height = width, height
-        self.x_range, self.y_range = _range(xs), _range(ys)
-        self._labels = x_label, y_label
-
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return LEFT + (self.width - LEFT - RIGHT) * (value - low) / (high - low)
-
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return self.height - BOTTOM - (self.height - TOP - BOTTOM) * (value - low) / (high - low)
-
-    def draw(self, inside: str, *, what: str) -> str:
-        """Return the whole picture around what was drawn inside."""
-        right, bottom = self.width - RIGHT, self.height - BOTTOM
-        marks = []
-        for value in _ticks(*self.x_range):
-            marks.append(
-                f"<line class='grid' x1='{self.x(value):.1f}' x2='{self.x(value):.1f}' y1='{TOP}' "
-                f"y2='{bottom}'/><text x='{self.x(value):.1f}' y='{bottom + 14}' "
-                f"text-anchor='middle'>{value:g}</text>"
-            )
-        for value in _ticks(*self.y_range):
-            marks.append(
-                f"<line class='grid' x1='{LEFT}' x2='{right}' y1='{self.y(value):.1f}' "
-                f"y2='{self.y(value):.1f}'/><text x='{LEFT - 5}' y='{self.y(value) + 4:.1f}' "
-                f"text-anchor='end'>{value:g}</text>"
-            )
-        middle = (TOP + bottom) / 2
-        x_label, y_label = map(_text, self._labels)
-        labels = (
-            f"<text x='{(LEFT + right) / 2}' y='{self.height - 6}' text-anchor='middle'>{x_label}"
-            f"</text><text x='12' y='{middle}' text-anchor='middle' "
-            f"transform='rotate(-90 12 {middle})'>{y_label}</text>"
-        )
-        return (
-            f"<svg viewBox='0 0 {self.width} {self.height}' width='{self.width}' "
-            f"height='{self.height}' role='img' aria-label='{_text(what)}'>"
-            f"{''.join(marks)}{inside}{labels}</svg>"
-        )
-
-
 def line_plot(
-    lines: Sequence[Line], *, x_label: str, y_label: str, level: float | None = None
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    level: float | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> str:
     """Return curves over one axis, with a legend; ``level`` is a dashed line to compare with.
 
-    Empty text where no line has a point.
+    ``limits`` are those of a quantity that has them, such as a share; a band ends there. Empty text
+    where no line has a point.
     """
     thinned = [_thinned(line) for line in lines if line.points]
     if not thinned:
@@ -110,7 +60,14 @@ def line_plot(
         for (_, y), error in zip(line.points, line.errors or [0.0] * len(line.points), strict=True)
         for side in (-1, 1)
     ]
-    frame = _Frame(xs, ys if level is None else [*ys, level], x_label=x_label, y_label=y_label)
+    frame = Frame(
+        xs,
+        ys if level is None else [*ys, level],
+        x_label=x_label,
+        y_label=y_label,
+        y_limits=limits,
+    )
+    low, high = limits or (-math.inf, math.inf)
     parts = []
     if level is not None:
         parts.append(
@@ -121,11 +78,11 @@ def line_plot(
         colour = COLOURS[number % len(COLOURS)]
         if line.errors:
             around = list(zip(line.points, line.errors, strict=True))
-            upper = [(x, y + 2 * error) for (x, y), error in around]
-            lower = [(x, y - 2 * error) for (x, y), error in reversed(around)]
-            path = _path(frame, [*upper, *lower])
+            upper = [(x, min(high, y + 2 * error)) for (x, y), error in around]
+            lower = [(x, max(low, y - 2 * error)) for (x, y), error in reversed(around)]
+            path = path_of(frame, [*upper, *lower])
             parts.append(f"<polygon points='{path}' fill='{colour}' fill-opacity='.15'/>")
-        path = _path(frame, line.points)
+        path = path_of(frame, line.points)
         parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
         if len(line.points) == 1:
             (x, y) = line.points[0]
@@ -145,13 +102,13 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]]) -> str:
     if not bins:
         return ""
     lows = [part["low"] for part in bins]
-    frame = _Frame(
+    frame = Frame(
         [0.5, 1.0],
-        [min(0.5, *lows), 1.0],
-        x_label="predicted preference",
-        y_label="observed",
-        width=320,
+        [],
+        x_label="predicted share (the side that p_eta prefers)",
+        y_label="observed share",
         height=300,
+        y_limits=(min(0.5, *lows), 1.0),
     )
     most = max(part["count"] for part in bins)
     parts = [
@@ -170,32 +127,47 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]]) -> str:
     return frame.draw("".join(parts), what="reliability of the preference model")
 
 
-def interval_plot(rows: Sequence[tuple[str, float, float, float]], *, level: float = 0.5) -> str:
-    """Return rows of (name, low, value, high) between 0 and 1, against a level."""
+def interval_plot(
+    rows: Sequence[tuple[str, float, float, float]],
+    *,
+    what: str = "shares with 95 % intervals",
+    level: float = 0.5,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> str:
+    """Return rows of (name, low, value, high) between limits, against a level.
+
+    A row's name stands above its bar, so that the picture is readable on a narrow screen.
+    """
     if not rows:
         return ""
-    width, left, step = 560, 250, 28
-    scale = width - left - 20
+    left, right, step = 12, 12, 40
+    scale = (WIDTH - left - right) / (limits[1] - limits[0])
+
+    def x(value: float) -> float:
+        return left + scale * (min(limits[1], max(limits[0], value)) - limits[0])
+
+    height = step * len(rows) + 24
     parts = []
-    for place, (name, low, value, high) in enumerate(rows):
-        y = 20 + step * place
-        parts.append(
-            f"<text x='0' y='{y + 4}'>{_text(name)} {value:.2f}</text>"
-            f"<line x1='{left + scale * low:.1f}' y1='{y}' x2='{left + scale * high:.1f}' y2='{y}' "
-            f"stroke='{COLOURS[0]}' stroke-width='3'/>"
-            f"<circle cx='{left + scale * value:.1f}' cy='{y}' r='5' fill='{COLOURS[0]}'/>"
-        )
-    height = step * len(rows) + 22
-    for mark in (0.0, level, 1.0):
+    for mark in dict.fromkeys((limits[0], level, limits[1])):
         kind = "level" if mark == level else "grid"
-        x = left + scale * mark
+        side = "start" if mark == limits[0] else "end" if mark == limits[1] else "middle"
         parts.append(
-            f"<line class='{kind}' x1='{x}' y1='4' x2='{x}' y2='{height - 16}'/>"
-            f"<text x='{x}' y='{height - 3}' text-anchor='middle'>{mark:g}</text>"
+            f"<line class='{kind}' x1='{x(mark):.1f}' y1='2' x2='{x(mark):.1f}' "
+            f"y2='{height - 18}'/><text x='{x(mark):.1f}' y='{height - 4}' "
+            f"text-anchor='{side}'>{mark:g}</text>"
+        )
+    for place, (name, low, value, high) in enumerate(rows):
+        y = 28 + step * place
+        number = shown_interval(low, value, high)[0]
+        parts.append(
+            f"<text x='{left + 4}' y='{y - 12}'>{escaped(name)}: {number}</text>"
+            f"<line x1='{x(low):.1f}' y1='{y}' x2='{x(high):.1f}' y2='{y}' "
+            f"stroke='{COLOURS[0]}' stroke-width='3'/>"
+            f"<circle cx='{x(value):.1f}' cy='{y}' r='5' fill='{COLOURS[0]}'/>"
         )
     return (
-        f"<svg viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img' "
-        f"aria-label='shares with 95 % intervals'>{''.join(parts)}</svg>"
+        f"<svg viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}' role='img' "
+        f"aria-label='{escaped(what)}'><title>{escaped(what)}</title>{''.join(parts)}</svg>"
     )
 
 
@@ -210,7 +182,7 @@ def frontier_plot(
         return ""
     xs = [0.0, *(value for point in points for value in point.x)]
     ys = [value for point in points for value in point.y]
-    frame = _Frame(
+    frame = Frame(
         xs,
         ys if level is None else [*ys, level],
         x_label=x_label,
@@ -227,20 +199,20 @@ def frontier_plot(
     for number, line in enumerate(dict.fromkeys(point.line for point in points)):
         colour = COLOURS[number % len(COLOURS)]
         mine = sorted((p for p in points if p.line == line), key=lambda point: point.x[1])
-        path = _path(frame, [(point.x[1], point.y[1]) for point in mine])
+        path = path_of(frame, [(point.x[1], point.y[1]) for point in mine])
         parts.append(f"<polyline points='{path}' fill='none' stroke='{colour}' opacity='.5'/>")
         parts += [_cross(frame, point, colour) for point in mine]
     return frame.draw("".join(parts), what=f"{y_label} against {x_label}")
 
 
-def _cross(frame: _Frame, point: Point, colour: str) -> str:
+def _cross(frame: Frame, point: Point, colour: str) -> str:
     x_low, x, x_high = map(frame.x, point.x)
     y_low, y, y_high = map(frame.y, point.y)
     return (
         f"<g stroke='{colour}'><line x1='{x_low:.1f}' x2='{x_high:.1f}' y1='{y:.1f}' "
         f"y2='{y:.1f}'/><line x1='{x:.1f}' x2='{x:.1f}' y1='{y_low:.1f}' y2='{y_high:.1f}'/></g>"
         f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{colour}'/>"
-        f"<text x='{x + 6:.1f}' y='{y - 6:.1f}'>{_text(point.name)}</text>"
+        f"<text x='{x + 6:.1f}' y='{y - 6:.1f}'>{escaped(point.name)}</text>"
     )
 
 
@@ -259,35 +231,10 @@ def _thinned(line: Line) -> Line:
     return Line(line.name, points, errors)
 
 
-def _path(frame: _Frame, points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
-
-
 def _legend(names: Sequence[str]) -> str:
     parts = (
-        f"<span><b style='color:{COLOURS[number % len(COLOURS)]}'>&#9644;</b> {_text(name)}</span>"
+        f"<span><b style='color:{COLOURS[number % len(COLOURS)]}' aria-hidden='true'>&#9644;</b> "
+        f"{escaped(name)}</span>"
         for number, name in enumerate(names)
     )
     return f"<p class='legend'>{' '.join(parts)}</p>"
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    if low == high:
-        margin = abs(low) * 0.1 or 1.0
-        return low - margin, high + margin
-    return low, high
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return four to eight round numbers between the ends."""
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

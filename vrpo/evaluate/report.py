@@ -13,11 +13,13 @@ from vrpo.preference.calibration import reliability_curve
 MOST_STEPS: Final = 400
 """Points of a curve that are kept; more are averaged over neighbours."""
 SHOWN_SAMPLES: Final = 8
+ROUNDING: Final = 1e-6
 CURVES: Final[Mapping[str, tuple[str, ...]]] = {
     "Loss": ("loss", "vrpo/observed", "vrpo/predicted", "vrpo/resampled"),
     "Reward margin": ("rewards/margins",),
     "Rewards": ("rewards/chosen", "rewards/rejected", "rewards/sampled"),
-    "Reward of the policy's completions": ("objective/scores", "objective/rlhf_reward"),
+    "Score of the policy's completions": ("objective/scores",),
+    "Reward minus KL of the policy's completions": ("objective/rlhf_reward",),
     "Reward accuracy": ("rewards/accuracies",),
     "Control weight lambda": ("vrpo/control_weight",),
     "KL(policy || reference)": ("objective/kl",),
@@ -43,6 +45,7 @@ def build_report(
     found = verdict(evidence, checks)
     return {
         "verdict": found.text,
+        "sentences": list(found.sentences),
         "cause": found.cause,
         "tone": found.tone.value,
         "method": spec.method.type,
@@ -71,19 +74,31 @@ def _reliability(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _curves(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return one plot for each stage and title: its lines as [step, value] or [step, value, se]."""
+    """Return one plot for each stage and title: its lines as [step, value] or [step, value, se].
+
+    A control weight that was set, and not estimated, has no error.
+    """
+    is_estimated = evidence.vrpo is not None and evidence.vrpo.control_weight == "auto"
+    errors = ERRORS if is_estimated else {}
     plots = []
     for stage in DRAWN_STAGES:
         points = evidence.series.get(stage, ())
         for title, names in CURVES.items():
-            lines = {name: line for name in names if (line := _line(points, name))}
-            if lines:
+            lines = {name: line for name in names if (line := _line(points, name, errors))}
+            if lines and not _is_nothing(lines):
                 plots.append({"stage": stage, "title": title, "lines": lines})
     return plots
 
 
-def _line(points: Sequence[tuple[int, Mapping[str, float]]], name: str) -> list[list[float]]:
-    error = ERRORS.get(name)
+def _is_nothing(lines: Mapping[str, list[list[float]]]) -> bool:
+    """Whether a loss is the rounding error of zero: that of on-policy optimisation, by design."""
+    return set(lines) == {"loss"} and all(abs(point[1]) < ROUNDING for point in lines["loss"])
+
+
+def _line(
+    points: Sequence[tuple[int, Mapping[str, float]]], name: str, errors: Mapping[str, str]
+) -> list[list[float]]:
+    error = errors.get(name)
     line = [
         [float(step), values[name], *([values.get(error, 0.0)] if error else [])]
         for step, values in points

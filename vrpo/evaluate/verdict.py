@@ -21,7 +21,13 @@ class Verdict:
     tone: Tone
     cause: str
     """A name for programs: ``helped``, ``runaway``, ``preference_model_useless`` ..."""
-    text: str
+    sentences: Sequence[str]
+    """What was bought, why and what to change; then what else the reader should know."""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return " ".join(self.sentences)
 
 
 UNCLEAR = "not visibly better or worse than"
@@ -38,7 +44,7 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
             f"{without_correction(evidence)}'s; with 4 or more the correction has something to "
             "work with."
         )
-        return Verdict(Tone.MIXED, "no_samples", " ".join([text, *policy]))
+        return Verdict(Tone.MIXED, "no_samples", [text, *policy])
     cause, why = find_cause(evidence, checks)
     gain, tone = bought(evidence, checks, cause)
     is_plain = plain_result(evidence, checks) is not None
@@ -55,7 +61,7 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
         tone = Tone.BAD if tone is Tone.BAD or is_spoilt else Tone.MIXED
     colon = ";" if ":" in gain else ":"
     first = f"{gain}{colon} {why}." if why else f"{gain}."
-    return Verdict(tone, cause, " ".join([first, *more, *policy]))
+    return Verdict(tone, cause, [first, *more, *policy])
 
 
 def _undetermined(checks: Sequence[Check]) -> list[str]:
@@ -76,7 +82,7 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
         change = find(checks, "held_out_loss_change")
         if change is None:
             text = f"Supervised training on {rows} rows, with none held out to judge it by."
-            return Verdict(Tone.MIXED, "unmeasured", " ".join([text, *policy]))
+            return Verdict(Tone.MIXED, "unmeasured", [text, *policy])
         by = f"({change.value:+.3f} ± {change.standard_error:.3f} nats per token)"
         text = f"Supervised training on {rows} rows made"
         if change.alarm:
@@ -84,28 +90,30 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
                 f"{text} held-out text less likely {by}: fewer epochs, a lower learning rate, or "
                 "more rows."
             )
-            return Verdict(Tone.BAD, "overfitted", " ".join([text, *policy]))
+            return Verdict(Tone.BAD, "overfitted", [text, *policy])
         if change.says:
             text = f"{text} no visible difference to held-out text {by}: more steps, or more rows."
-            return Verdict(Tone.MIXED, "not_learned", " ".join([text, *policy]))
+            return Verdict(Tone.MIXED, "not_learned", [text, *policy])
         text = f"{text} held-out text more likely {by}."
-        return Verdict(Tone.GOOD, "learned", " ".join([text, *policy]))
+        return Verdict(Tone.GOOD, "learned", [text, *policy])
     ran_away = runaway(evidence, checks)
     if ran_away is not None:
         advice = ran_away.replace(", set a margin clip or a smaller control weight", "")
-        return Verdict(Tone.BAD, "runaway", " ".join([f"DPO on {rows} pairs: {advice}.", *policy]))
+        return Verdict(Tone.BAD, "runaway", [f"DPO on {rows} pairs: {advice}.", *policy])
     accuracy = find(checks, "held_out_accuracy")
     if accuracy is None:
         text = f"DPO on {rows} pairs, with none held out to judge it by."
-        return Verdict(Tone.MIXED, "unmeasured", " ".join([text, *policy]))
-    known = f"DPO on {rows} pairs: the policy's reward is right on {accuracy.shown} of held-out"
+        return Verdict(Tone.MIXED, "unmeasured", [text, *policy])
+    known = f"(right on {accuracy.shown})"
     if accuracy.alarm:
         text = (
-            f"{known} labels, not visibly better than chance; give more labels, train longer, "
-            "raise the learning rate, or hold out more pairs to tell."
+            f"DPO on {rows} pairs: the policy's reward is not visibly better than chance on "
+            f"held-out labels {known}; give more labels, train longer, raise the learning rate, or "
+            "hold out more pairs to tell."
         )
-        return Verdict(Tone.MIXED, "not_learned", " ".join([text, *policy]))
-    return Verdict(Tone.GOOD, "learned", " ".join([f"{known} labels.", *policy]))
+        return Verdict(Tone.MIXED, "not_learned", [text, *policy])
+    text = f"DPO on {rows} pairs: the policy's reward foretells held-out labels {known}."
+    return Verdict(Tone.GOOD, "learned", [text, *policy])
 
 
 def _policy(evidence: Evidence, checks: Sequence[Check]) -> list[str]:

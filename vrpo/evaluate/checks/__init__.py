@@ -1,5 +1,9 @@
 """The diagnostics of a job, each a number with its error, its state and what to do about it."""
 
+from dataclasses import replace
+
+import torch
+
 from vrpo.evaluate.checks.check import Check, find
 from vrpo.evaluate.checks.correction import correction_checks
 from vrpo.evaluate.checks.evidence import ControlStatistics, Evidence, Probe, Samples, Scores
@@ -21,11 +25,18 @@ __all__ = [
 
 
 def all_checks(evidence: Evidence) -> list[Check]:
-    """Return every diagnostic for which the job left something to compute it from."""
+    """Return every diagnostic for which the job left something to compute it from.
+
+    A final model that gives values which are not finite alarms as such, and nothing else is
+    computed from them.
+    """
+    usable, probe = evidence, evidence.probe
+    if probe is not None and not bool(torch.isfinite(probe.rewards_PC).all()):
+        usable = replace(evidence, probe=None)
     return [
-        *correction_checks(evidence),
-        *preference_checks(evidence),
-        *reference_checks(evidence),
+        *correction_checks(usable),
+        *preference_checks(usable),
+        *reference_checks(usable),
         *training_checks(evidence),
-        *policy_checks(evidence),
+        *policy_checks(usable),
     ]

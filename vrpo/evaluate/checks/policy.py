@@ -40,8 +40,8 @@ def _accuracies(evidence: Evidence) -> list[Check]:
                     name,
                     interval.value,
                     is_chance,
-                    "No better than chance on pairs that it was not trained on: give more labels, "
-                    "train longer, or raise the learning rate."
+                    "Not visibly better than chance on pairs that it was not trained on: give more "
+                    "labels, train longer, or raise the learning rate."
                     if is_chance
                     else "",
                     interval=interval,

@@ -23,9 +23,9 @@ def training_checks(evidence: Evidence) -> list[Check]:
     checks: list[Check] = []
     if evidence.probe is not None and evidence.scores is not None and len(evidence.probe.places_P):
         checks += _margin_checks(evidence, evidence.probe, evidence.scores)
-    losses = [
-        values["loss"] for _, values in evidence.series.get("train_policy", ()) if "loss" in values
-    ]
+    # a policy optimised against a reward model has no loss to speak of: it is zero on policy
+    stage = "train_reward" if "train_reward" in evidence.series else "train_policy"
+    losses = [values["loss"] for _, values in evidence.series.get(stage, ()) if "loss" in values]
     if losses:
         last = losses[-max(1, len(losses) // 10) :]
         checks.append(Check("last_loss", sum(last) / len(last)))
@@ -79,15 +79,24 @@ def _margin_checks(evidence: Evidence, probe: Probe, scores: Scores) -> list[Che
         Check("median_margin", found.labelled[QUANTILES.index(0.5)]),
         Check("low_margin", found.labelled[QUANTILES.index(0.05)]),
         Check("high_margin", found.labelled[QUANTILES.index(0.95)]),
-        Check(
-            "clipped_share",
-            clipped,
-            clipped > CLIPPED_LIMIT,
-            "Clipped margins teach nothing: stop earlier, lower the learning rate, or raise "
-            "margin_clip."
-            if clipped > CLIPPED_LIMIT
-            else "",
-        ),
+    ]
+    if found.sampled is not None:
+        checks.append(Check("sampled_margin", found.sampled[QUANTILES.index(0.95)]))
+    if evidence.margin_clip is not None:
+        checks.append(
+            Check(
+                "clipped_share",
+                clipped,
+                clipped > CLIPPED_LIMIT,
+                "Clipped margins teach nothing: stop earlier, lower the learning rate, or raise "
+                "margin_clip."
+                if clipped > CLIPPED_LIMIT
+                else "",
+            )
+        )
+    if evidence.vrpo is None:
+        return checks + _gap(evidence, probe, scores)
+    checks.append(
         Check(
             "negative_share",
             found.negative_share,
@@ -95,10 +104,8 @@ def _margin_checks(evidence: Evidence, probe: Probe, scores: Scores) -> list[Che
             f"Training lives off the loss's unbounded part: {RUNAWAY}."
             if found.negative_share > NEGATIVE_LIMIT
             else "",
-        ),
-    ]
-    if found.sampled is not None:
-        checks.insert(4, Check("sampled_margin", found.sampled[QUANTILES.index(0.95)]))
+        )
+    )
     if found.linear_share is not None:
         checks.append(Check("linear_share", found.linear_share))
     return checks + _gap(evidence, probe, scores)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -71,8 +72,11 @@ def test_the_verdict_stands_before_every_table():
     report = report_of(cases.good_vrpo())
     page = Page(render_html(report))
     text = "".join(page.text)
-    assert text.index(report["verdict"]) < text.index("Figure")
-    assert page.tags.index("p") < page.tags.index("table")
+    assert report["verdict"] == " ".join(report["sentences"])
+    first, *others = report["sentences"]
+    for sentences in (first, " ".join(others)):
+        assert text.index(sentences) < text.index("What it says")
+    assert page.tags.index("p") < page.tags.index("svg") < page.tags.index("table")
 
 
 def test_every_diagnostic_stands_with_its_meaning_and_its_threshold():
@@ -81,7 +85,7 @@ def test_every_diagnostic_stands_with_its_meaning_and_its_threshold():
     for check in report["checks"]:
         assert check["title"] in text
         assert check["meaning"] in text
-        assert not check["alarm_when"] or f"alarms {check['alarm_when']}" in text
+        assert not check["alarm_when"] or f"alarm: {check['alarm_when']}" in text
 
 
 def test_what_alarms_is_listed_with_what_to_do():
@@ -104,10 +108,41 @@ def test_the_plots_are_there_and_have_names():
     text = "".join(page.text)
     for title in ("Loss", "Reward margin", "Control weight lambda", "Reliability of p_eta"):
         assert title in text
-    assert "win rate at temperature 0 " in text
+    assert "win rate at temperature 0: 0.6" in text
     pictures = page.tags.count("svg")
     named = [a for a in page.attributes if a[0] == "svg" and a[1] == "aria-label"]
-    assert pictures == len(named) == 6
+    # shares, each temperature, variance ratios, reliability, and the three curves
+    assert pictures == len(named) == 7
+    for axis in ("step", "reward margin", "lambda, ± 2 standard errors", "observed share"):
+        assert axis in text
+
+
+@pytest.mark.parametrize("method", ["vrpo", "dpo", "supervised"])
+def test_a_screen_reader_finds_its_way(method):
+    page = Page(render_html(report_of(evidence_of(method))))
+    assert page.tags.count("h1") == page.tags.count("main") == 1
+    headings = [tag for tag in page.tags if tag in ("h1", "h2", "h3")]
+    assert headings[0] == "h1"
+    assert set(headings[1:]) == {"h2"}
+    columns = [a for a in page.attributes if a[:2] == ("th", "scope")]
+    assert len(columns) == page.tags.count("th") > 0
+    assert ("html", "lang", "en") in page.attributes
+    # the tone is a word as well as a colour
+    assert {"Good.", "Mixed.", "Warning."} & set(page.text)
+
+
+def test_what_is_not_finite_is_said_and_never_drawn():
+    evidence = cases.with_runaway_margins(cases.good_vrpo())
+    rewards = evidence.probe.rewards_PC.clone()
+    rewards[0, 0] = float("nan")
+    broken = replace(evidence, probe=replace(evidence.probe, rewards_PC=rewards))
+    page = Page(render_html(report_of(broken)))
+    text = "".join(page.text)
+    assert "not finite" in text
+    drawn = " ".join(str(value) for _, name, value in page.attributes if name != "aria-label")
+    for word in ("nan", "inf"):
+        assert not re.search(rf"\b{word}\b", drawn)
+        assert not re.search(rf"\b{word}\b", text, re.IGNORECASE)
 
 
 def test_long_curves_are_shortened_to_their_means():
@@ -137,6 +172,7 @@ def test_whatever_comes_from_the_data_is_escaped():
     report["curves"][0]["stage"] = HOSTILE
     report["samples"] = [{"prompt": HOSTILE, "policy": HOSTILE, "opponent": HOSTILE}]
     report["options"] = {HOSTILE: HOSTILE}
+    report["sentences"] = [HOSTILE, HOSTILE]
     page = Page(render_html(report))
     assert "script" not in page.tags
     assert page.open == []
