@@ -177,26 +177,17 @@ def _sampler_faults(request: CreateJob) -> list[RequestFault]:
 
 
 def _sharding_faults(request: CreateJob) -> list[RequestFault]:
-    resources, training, method = request.run.resources, request.run.training, request.method
+    resources, training = request.run.resources, request.run.training
     if resources.workers == 1 or resources.sharding == "ddp":
         return []
-    refused: dict[str, str] = {}
-    if training.optimizer == "adamw_8bit":
-        refused["run.training.optimizer"] = (
-            "'adamw_8bit' keeps one scale for each 256 values of a whole tensor, which shares"
-            " would cut; use 'adamw', whose moments are shared out"
-        )
-    if isinstance(method, VrpoMethod) and method.vrpo.scheme == "two_stage":
-        refused["method.vrpo.scheme"] = (
-            "the second of 'two_stage' samples from the policy that it trains, each worker at"
-            " its own pace, and so each needs all weights; use 'one_stage'"
-        )
+    if training.optimizer != "adamw_8bit":
+        return []
     return [
         RequestFault(
             code="invalid_value",
-            message=f"{param}: with run.resources.sharding 'fsdp', {reason},"
-            " or set run.resources.sharding to 'ddp'",
-            param=param,
+            message="run.training.optimizer: 'adamw_8bit' keeps one scale for each 256 values of a"
+            " whole tensor, which run.resources.sharding 'fsdp' cuts into shares; use 'adamw',"
+            " whose moments are shared out, or set run.resources.sharding to 'ddp'",
+            param="run.training.optimizer",
         )
-        for param, reason in refused.items()
     ]

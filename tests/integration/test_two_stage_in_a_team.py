@@ -1,4 +1,4 @@
-"""Two processes share a policy optimisation: answers, scores and gradients."""
+"""Two processes share a policy optimisation: answers, scores, gradients, and perhaps weights."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from tests.integration.service import make_tiny_model
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
+from vrpo.engine.sharding import ShardedTeam
 from vrpo.engine.team import Team
 from vrpo.stages.context import StageContext
 from vrpo.stages.train_policy import run
@@ -20,7 +21,7 @@ from vrpo.stages.train_policy import run
 pytestmark = pytest.mark.slow
 
 
-def member(rank, size, folder, task):
+def member(rank, size, folder, task, kind):
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size
@@ -38,14 +39,15 @@ def member(rank, size, folder, task):
         log=lambda level, message: None,
         checkpoint=lambda step, values: None,
         raise_if_cancelled=lambda: None,
-        team=Team.joined(),
+        team=kind.joined(),
     )
     run(StageTask.model_validate_json(task), context)
     (Path(folder) / f"metrics-{rank}.json").write_text(json.dumps(metrics))
     dist.destroy_process_group()
 
 
-def test_two_workers_draw_and_learn_what_one_does(tmp_path):
+@pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 2}])
+def test_two_workers_draw_and_learn_what_one_does(tmp_path, adapter):
     make_tiny_model(tmp_path / "tiny")
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{n} is", "chosen": " good", "rejected": " bad!"} for n in range(10)]
@@ -62,7 +64,10 @@ def test_two_workers_draw_and_learn_what_one_does(tmp_path):
         "model": "tiny",
         "training_file": "file-1",
         "method": {"type": "vrpo", "vrpo": vrpo},
-        "run": {"training": {"max_length": 64}, "checkpoints": {"every_steps": 2}},
+        "run": {
+            "training": {"max_length": 64, "adapter": adapter},
+            "checkpoints": {"every_steps": 2},
+        },
     }
     pipeline = PipelineRun(
         tmp_path / "job", request, model=tmp_path / "tiny", files={"training": pairs}
@@ -86,12 +91,16 @@ def test_two_workers_draw_and_learn_what_one_does(tmp_path):
         workdir=str(tmp_path),
         scratch=str(tmp_path),
     )
-    mp.spawn(member, (2, str(tmp_path), task.model_dump_json()), nprocs=2)
-    assert (tmp_path / "output-0" / "model" / "model.safetensors").exists()
-    metrics = [json.loads((tmp_path / f"metrics-{rank}.json").read_text()) for rank in range(2)]
-    assert metrics[0] == metrics[1]
     pipeline.run(stage)
     alone = [values for _, values in pipeline.metrics[StageName.TRAIN_POLICY]]
-    assert len(alone) == len(metrics[0])
-    for found, expected in zip(metrics[0][:4], alone[:4], strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    for kind in (Team, ShardedTeam):
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        mp.spawn(member, (2, str(folder), task.model_dump_json(), kind), nprocs=2)
+        [saved] = (folder / "output-0" / "model").glob("*.safetensors")
+        assert saved.name == ("adapter_model.safetensors" if adapter else "model.safetensors")
+        metrics = [json.loads((folder / f"metrics-{rank}.json").read_text()) for rank in range(2)]
+        assert metrics[0] == metrics[1]
+        assert len(alone) == len(metrics[0])
+        for found, expected in zip(metrics[0][:4], alone[:4], strict=True):
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-3)

@@ -8,7 +8,8 @@ Every pass through the layers is work of all processes together: all make the sa
 in the same order (``Team.rounds``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import cast
 
@@ -54,6 +55,28 @@ class ShardedTeam(Team):
         # a weight that one worker's examples do not reach has a gradient on another
         root.set_reduce_scatter_unused_params(True)
         return cast("Pass", root)
+
+    @contextmanager
+    def assembled(self, within: Pass) -> Iterator[None]:
+        """Let each worker hold all weights: passes are its own affair then, without a gradient.
+
+        The model may then be called without ``within``, too.
+        """
+        within(_nothing)  # the outermost unit must have been the first to be called
+        assert isinstance(within, nn.Module)
+        units = [unit for unit in within.modules() if isinstance(unit, FSDPModule)]
+        inner = units[1:]
+        for unit in inner:
+            unit.set_reshard_after_forward(False, recurse=False)
+        for unit in units:
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in inner:
+                unit.set_reshard_after_forward(True, recurse=False)
+            for unit in units:
+                unit.reshard()
 
     def rounds(
         self, groups: Sequence[list[Item]], num_passes: Callable[[list[Item]], int]
@@ -124,6 +147,10 @@ class _Root(nn.Module):
     def forward(self, work: Callable[[], Value]) -> Value:
         """Return what ``work`` does."""
         return work()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _norm(parameters: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ One process is a team too: then nothing is sent, and every call returns at once.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar, cast
 
 import torch
@@ -123,6 +124,10 @@ class Team:
     def spread(self, model: nn.Module, *, device: str) -> Pass:
         """Share out the weights of a model, where this is such a team; return how it is called."""
         return as_it_is
+
+    def assembled(self, within: Pass) -> AbstractContextManager[None]:
+        """Within it each worker holds all weights of what ``spread`` returned ``within`` for."""
+        return nullcontext()
 
     def rounds(
         self, groups: Sequence[list[Item]], num_passes: Callable[[list[Item]], int]

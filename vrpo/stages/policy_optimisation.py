@@ -3,7 +3,8 @@
 Each batch of prompts: K completions from the policy as it is, their rewards, their log-probs under
 policy and anchor, then ``updates_per_batch`` optimizer steps on the clipped loss. A run that is
 stopped and started again ends with the weights it would have had: what a batch draws depends on
-the seed and the batch's number alone. Several workers answer and score a share of the prompts each.
+the seed and the batch's number alone. Several workers answer and score a share of the prompts each;
+where they hold a share of the weights, each holds all of them while it does so.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from vrpo.engine import (
     save_checkpoint,
     train_adapter_dropout,
 )
+from vrpo.engine.calls import Pass
 from vrpo.engine.team import Team
 from vrpo.errors import NumericalError
 from vrpo.generation import Completion, sample_completions
@@ -80,7 +82,8 @@ def optimise_policy(
         last_saved = step // checkpoints.every_steps
         epoch = (place + 1) * numbers.n_epochs / len(batches)
         try:
-            rollout = policy.draw([prompts[index] for index in batches[place]], place)
+            with context.team.assembled(policy.within):
+                rollout = policy.draw([prompts[index] for index in batches[place]], place)
             objective = PolicyObjective(
                 rollout,
                 algorithm=rl.algorithm,
@@ -113,6 +116,8 @@ class _Policy:
     """The policy, what it is held to, and what it is judged by."""
 
     engine: Engine
+    within: Pass
+    """What the team made of the policy's model."""
     anchor: Engine
     """The policy's own engine where its adapter can be switched off, else the base model's."""
     reward: RewardModel
@@ -132,7 +137,7 @@ class _Policy:
             samples,
             score=partial(_shared, team, partial(self.reward.score, raise_if_cancelled=stop)),
             normalise=self.reward.normalised if self.rl.normalize_rewards else _unchanged,
-            policy=partial(_shared, team, partial(self.logprobs, grad=False)),
+            policy=self._drawn_logprobs,
             anchor=partial(_shared, team, self.anchor_logprobs),
         )
 
@@ -153,6 +158,10 @@ class _Policy:
             raise_if_cancelled=self.context.raise_if_cancelled,
         )
 
+    def _drawn_logprobs(self, examples: Sequence[Example]) -> list[Tensor]:
+        self.engine.check(examples)  # the same example on all workers
+        return _shared(self.context.team, partial(self.logprobs, grad=False), examples)
+
     def logprobs(self, examples: Sequence[Example], *, grad: bool) -> list[Tensor]:
         """Return (N,) per example, at the temperature of the draw."""
         return self.engine.token_logprobs(examples, grad=grad, temperature=self.rl.temperature)
@@ -165,18 +174,18 @@ class _Policy:
 
 def _policy(task: StageTask, config: TrainerConfig, rl: RlConfig, context: StageContext) -> _Policy:
     base = task.models["base"]
-    engine = training_engine(
-        load_trainable(task, config, context),
-        config.training,
-        on_warning=partial(context.log, "warn"),
-    )
+    model = load_trainable(task, config, context)
+    within = context.team.spread(model, device=context.device)
+    warn = partial(context.log, "warn")
+    engine = training_engine(model, config.training, on_warning=warn, within=within)
     if config.training.adapter is None:
         held_to = Engine(load_model(base, device=context.device))
     else:
         held_to = engine
     folder = Path(task.inputs[StageName.TRAIN_REWARD]) / REWARD
     reward = load_reward_model(folder, base=base, device=context.device)
-    return _Policy(engine, held_to, reward, load_tokenizer(base), rl, config.seed, context)
+    tokenizer = load_tokenizer(base)
+    return _Policy(engine, within, held_to, reward, tokenizer, rl, config.seed, context)
 
 
 def _trainer(policy: _Policy, config: TrainerConfig, steps: int) -> Trainer:
