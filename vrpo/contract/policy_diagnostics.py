@@ -45,7 +45,11 @@ TRAINING: Mapping[str, Diagnostic] = {
         _T,
         "above 0.2, and the two 95 % intervals apart",
     ),
-    "last_loss": Diagnostic("Loss at the end", "Mean over the last tenth of the steps", _T),
+    "last_loss": Diagnostic(
+        "Loss at the end",
+        "Mean over the last tenth of the steps; of the reward model in the two-stage scheme",
+        _T,
+    ),
 }
 
 POLICY: Mapping[str, Diagnostic] = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 COLOURS = ("#2f81f7", "#d6409f", "#2da44e", "#bf8700", "#8957e5", "#768390")
 """Of at least 3 to 1 against white and against the dark background."""
 WIDTH, HEIGHT = 400, 240
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 42
+LEFT, RIGHT, TOP, BOTTOM = 70, 14, 10, 42
 
 
 class Frame:

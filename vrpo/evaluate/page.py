@@ -97,7 +97,8 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
         unit = "" if isinstance(value, int) else unit
         meaning = "" if about is None else about.meaning
         rows.append(
-            f"<tr><td>{escaped(name.replace('_', ' '))}<br><small>{escaped(meaning)}</small></td>"
+            f"<tr><td><span class='name'>{escaped(name.replace('_', ' '))}</span><br>"
+            f"<small>{escaped(meaning)}</small></td>"
             f"<td class='number' data-label='Value'>{escaped(number)} {escaped(unit)}</td>"
             f"<td class='number'{_label('95 % interval', limits)}>{escaped(limits)}</td></tr>"
         )
@@ -163,7 +164,8 @@ def _check(check: Mapping[str, Any]) -> str:
     word = _STATES.get(check["state"], state)
     row = "<tr class='alarms'>" if check["state"] == "alarm" else "<tr>"
     return (
-        f"{row}<td>{escaped(check['title'])}<br><small>{escaped(check['meaning'])}</small></td>"
+        f"{row}<td><span class='name'>{escaped(check['title'])}</span><br>"
+        f"<small>{escaped(check['meaning'])}</small></td>"
         f"<td class='number'{_label('Value', number)}>{number}{below}</td>"
         f"<td class='state {state}'{_label('State', word)}>{word}</td>"
         f"<td>{says}{'<br>' if says and when else ''}{when}</td></tr>"
@@ -217,7 +219,8 @@ def _settings(report: Mapping[str, Any]) -> str:
         if value is not None
     )
     return (
-        "<h2>Settings</h2><details><summary>All settings of the job</summary><table><thead><tr>"
+        "<h2>Settings</h2><details><summary>All settings of the job</summary>"
+        "<table class='settings'><thead><tr>"
         "<th scope='col'>Setting</th><th scope='col'>Value</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></details>"
     )

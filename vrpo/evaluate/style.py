@@ -20,14 +20,14 @@ td,th{text-align:left;padding:.4rem .6rem;border-bottom:1px solid var(--line);ve
 .number,.state{white-space:nowrap}td.number{font-variant-numeric:tabular-nums}
 small{color:var(--dim)}.wide{overflow-x:auto}
 .verdict{border-left:6px solid var(--mixed);padding:.7rem 1rem;background:var(--soft)}
-.verdict p{margin:.2rem 0}.verdict .first{font-size:1.15rem}.verdict .tone{font-weight:700}
+.verdict p{margin:.35rem 0}.verdict .first{font-size:1.15rem}.verdict .tone{font-weight:700}
 .verdict.good{border-color:var(--good)}.verdict.bad{border-color:var(--bad)}
 .good .tone{color:var(--good)}.mixed .tone{color:var(--mixed)}.bad .tone{color:var(--bad)}
 ul.alarms{list-style:none;padding:0;margin:0}
 ul.alarms li{border-left:4px solid var(--bad);padding:.15rem .8rem;margin:.45rem 0}
 .alarm{color:var(--bad);font-weight:600}.ok{color:var(--good)}.shown{color:var(--dim)}
 tr.alarms{background:var(--soft)}tr.alarms{box-shadow:inset 4px 0 var(--bad)}
-details{margin:.6rem 0}summary{cursor:pointer;font-weight:600}
+.name{font-weight:600}.settings td{overflow-wrap:anywhere}details{margin:.6rem 0}summary{cursor:pointer;font-weight:600}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:1.2rem}
 figure{margin:0 0 .8rem;max-width:30rem}figcaption{font-weight:600}
 svg{display:block;width:100%;height:auto;max-width:44rem}svg text{font-size:12px;fill:currentColor;
@@ -42,7 +42,7 @@ pre{white-space:pre-wrap;margin:0;font:inherit;overflow-wrap:anywhere}
 .cards,.cards tbody,.cards tr,.cards td{display:block;width:100%}
 .cards thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .cards tr{padding:.5rem 0;border-bottom:1px solid var(--line)}
-.cards td{border:0;padding:.1rem .6rem}.checks td:first-child::first-line{font-weight:600}
+.cards td{border:0;padding:.1rem .6rem}
 .cards td:empty{display:none}
 .cards td[data-label]::before{content:attr(data-label)": ";color:var(--dim);font-size:.8rem}
 .number,.state{white-space:normal}}
