@@ -6,6 +6,7 @@ from typing import Any
 from vrpo.contract.methods import DpoMethod, VrpoMethod, VrpoSpec
 from vrpo.contract.metrics import metric
 from vrpo.contract.spec import JobSpec
+from vrpo.evaluate.numbers import shown, shown_error, shown_interval
 
 _REFERENCES = {
     "base": "the base model itself",
@@ -93,9 +94,8 @@ def _training(spec: JobSpec, report: Mapping[str, Any]) -> str:
 
 def _vrpo(vrpo: VrpoSpec, report: Mapping[str, Any]) -> str:
     reference, preference = vrpo.reference, vrpo.preference
-    weight = _check(report, "control_weight")
     lam = "estimated while training" if vrpo.control_weight == "auto" else "fixed"
-    used = "" if weight is None else f", {_number(weight)} at the end"
+    used = _lambda(report)
     pooled = "pooled with the labelled responses" if reference.pool_labelled else "by themselves"
     if preference.source == "fit":
         backbone = "" if preference.backbone == "base" else f" on {preference.backbone}"
@@ -154,15 +154,16 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
         if not isinstance(value, float) or name.endswith(("_low", "_high", "_se")):
             continue
         about = metric(f"eval/{name}")
-        limits = ""
+        number, limits = shown(value), ""
         if f"{name}_low" in evaluation:
-            limits = (
-                f"{_number(evaluation[f'{name}_low'])} to {_number(evaluation[f'{name}_high'])}"
-            )
+            low, high = evaluation[f"{name}_low"], evaluation[f"{name}_high"]
+            number, limits = shown_interval(low, value, high)
         elif f"{name}_se" in evaluation:
-            limits = f"± {_number(evaluation[f'{name}_se'])} (standard error)"
+            error = evaluation[f"{name}_se"]
+            number = shown(value, error)
+            limits = f"± {shown(error, error)} (standard error)"
         meaning = "" if about is None else about.meaning.replace("|", "\\|")
-        rows.append(f"| {name} | {_number(value)} | {limits} | {meaning} |")
+        rows.append(f"| {name} | {number} | {limits} | {meaning} |")
     return "\n".join(rows)
 
 
@@ -174,6 +175,19 @@ def _alarms(report: Mapping[str, Any]) -> str:
         f"- {check['title']}: {check['says'] or check['alarm_when']}" for check in alarms
     )
     return f"What alarms:\n\n{lines}"
+
+
+def _lambda(report: Mapping[str, Any]) -> str:
+    """Say what lambda was at the end, and whether that means anything."""
+    checks = {check["name"]: check for check in report["checks"]}
+    weight = checks.get("control_weight")
+    if weight is None:
+        return ""
+    error = weight["standard_error"]
+    value = shown(weight["value"]) if error is None else shown_error(weight["value"], error)
+    estimate = checks.get("control_weight_estimate")
+    is_vague = estimate is not None and estimate["fault"] == "undetermined"
+    return f", {value} at the end{', which these labels do not determine' if is_vague else ''}"
 
 
 def _check(report: Mapping[str, Any], name: str) -> float | None:

@@ -26,8 +26,9 @@ small{color:var(--dim)}.wide{overflow-x:auto}
 ul.alarms{list-style:none;padding:0;margin:0}
 ul.alarms li{border-left:4px solid var(--bad);padding:.15rem .8rem;margin:.45rem 0}
 .alarm{color:var(--bad);font-weight:600}.ok{color:var(--good)}.shown{color:var(--dim)}
-tr.alarms{background:var(--soft)}tr.alarms{box-shadow:inset 4px 0 var(--bad)}
-.name{font-weight:600}.settings td{overflow-wrap:anywhere}details{margin:.6rem 0}summary{cursor:pointer;font-weight:600}
+tr.alarms{background:var(--soft);box-shadow:inset 4px 0 var(--bad)}
+.name{font-weight:600}.settings td{overflow-wrap:anywhere}
+details{margin:.6rem 0}summary{cursor:pointer;font-weight:600}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:1.2rem}
 figure{margin:0 0 .8rem;max-width:30rem}figcaption{font-weight:600}
 svg{display:block;width:100%;height:auto;max-width:44rem}svg text{font-size:12px;fill:currentColor;

@@ -57,6 +57,7 @@ class Check:
             "alarm_when": about.alarm,
             "state": "alarm" if self.alarm else "ok" if about.alarm else "shown",
             "says": self.says,
+            "fault": self.fault,
         }
 
 

@@ -1,6 +1,7 @@
 """The model card says how the weights were made, how good they are, and what alarms."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -43,11 +44,20 @@ def test_the_front_matter_is_yaml_and_names_the_base(method):
 def test_a_vrpo_card_names_what_decided_the_result():
     card = " ".join(card_of(cases.good_vrpo()).split())
     assert "the sigmoid loss on the policy's implicit reward" in card
-    assert "control weight lambda estimated while training, 0.9 at the end" in card
+    assert "control weight lambda estimated while training, 0.900 ± 0.040 at the end" in card
     assert "4 samples a prompt from the base model itself, pooled" in card
     assert "a gpm head, 5 folds (right on 0." in card
     assert "No diagnostic of the training alarms" in card
     assert "by the judge `gold`, on 200 held-out prompts" in card
+
+
+def test_a_lambda_that_is_not_determined_is_said_to_be_so():
+    evidence = cases.good_vrpo()
+    control = replace(evidence.control, weight=0.98, estimate=0.98, standard_error=0.49)
+    card = " ".join(card_of(replace(evidence, control=control)).split())
+    assert "0.98 ± 0.49 at the end, which these labels do not determine" in card
+    fixed = cases.good_vrpo(control_weight=1.0)
+    assert "lambda fixed, 0.900 at the end" in " ".join(card_of(fixed).split())
 
 
 def test_the_card_of_two_stages_with_a_judge_names_both():
