@@ -21,6 +21,8 @@ LONGER_SHARE = 0.1
 """Share of labelled completions beyond the samples' limit that makes the limit suspect."""
 PLAIN_Z = 6.0
 """A feature of the samples that is so many standard errors off is wrong, whatever else says."""
+PLAIN_P = 1e-9
+"""The p-value of as much, in embeddings."""
 _FEATURES = (
     ("balance_length_z", "length"),
     ("balance_logprob_z", "log-prob"),
@@ -92,7 +94,12 @@ def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
         for name, word in _FEATURES
         if (check := find(checks, name)) is not None and check.alarm
     ]
+    is_length = [word for _, word in features] == ["length"]
     is_plain = any(abs(check.value) > PLAIN_Z for check, _ in features)
+    embeddings = find(checks, "balance_embedding_p")
+    if embeddings is not None and embeddings.alarm:
+        features.append((embeddings, "what p_eta's backbone sees of them"))
+        is_plain = is_plain or embeddings.value < PLAIN_P
     has_failed = found is not None and found.alarm
     if not has_failed and not is_plain:
         return None
@@ -100,12 +107,13 @@ def wrong_reference(evidence: Evidence, checks: Sequence[Check]) -> str | None:
     seen = [f"balance test p = {found.value:.1g}"] if found is not None and has_failed else []
     seen += [f"they differ in {' and '.join(words)}"] if features else []
     assert evidence.vrpo is not None
-    is_length = words == ["length"] or ("length" in words and _is_cut_short(evidence, checks))
-    change = "set reference.source to fit, or use the method dpo"
+    is_length = is_length or ("length" in words and _is_cut_short(evidence, checks))
+    without = _without(evidence)
+    change = f"set reference.source to fit, or {without}"
     if evidence.vrpo.preference.source == "columns":
-        change = "give samples of the model that wrote the pairs, or use the method dpo"
+        change = f"give samples of the model that wrote the pairs, or {without}"
     elif evidence.vrpo.reference.source == "fit":
-        change = "give them the length limit of the labelled ones, or use the method dpo"
+        change = f"give them the length limit of the labelled ones, or {without}"
     elif is_length:
         change = "set reference.max_new_tokens to the length limit that the labelled ones had"
     weight = evidence.control.weight if evidence.control is not None else 0.0
@@ -206,14 +214,17 @@ def _weak(evidence: Evidence, checks: Sequence[Check]) -> str | None:
         return None
     if ceiling is None:
         return "nothing is wrong with it, but there is little variance that it could take away"
-    assert evidence.vrpo is not None
-    without = "use the method dpo"
-    if evidence.vrpo.scheme == "two_stage":
-        without = "set reference.samples_per_prompt to 0"
     return (
         f"p_eta is sure of little (the most that could be taken away is about {ceiling.value:.0%} "
-        f"of the variance); {WHAT_TO_DO}, or {without}, which costs less"
+        f"of the variance); {WHAT_TO_DO}, or {_without(evidence)}, which costs less"
     )
+
+
+def _without(evidence: Evidence) -> str:
+    """Say how to train without the correction."""
+    assert evidence.vrpo is not None
+    is_one_stage = evidence.vrpo.scheme == "one_stage"
+    return "use the method dpo" if is_one_stage else "set reference.samples_per_prompt to 0"
 
 
 _CAUSES: tuple[tuple[str, Callable[[Evidence, Sequence[Check]], str | None]], ...] = (

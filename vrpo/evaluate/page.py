@@ -4,6 +4,7 @@ Made from the report's JSON alone. Whatever comes from the data, or from a judge
 content security policy forbids the page to load anything.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -150,7 +151,7 @@ def _ratios(checks: Sequence[Mapping[str, Any]]) -> str:
         for name, label in _RATIOS.items()
         if name in found and isinstance(found[name]["value"], float)
     ]
-    most = max((high for *_, high in rows), default=1.0)
+    most = math.ceil(4 * max((high for *_, high in rows), default=1.0)) / 4
     what = "gradient variance over that without the correction, with 95 % intervals"
     return interval_plot(rows, what=what, level=1.0, limits=(0.0, max(1.25, most)))
 

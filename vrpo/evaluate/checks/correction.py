@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -42,7 +43,10 @@ def correction_checks(evidence: Evidence) -> list[Check]:
     checks += _mean_checks(evidence)
     if evidence.probe is not None and evidence.scores is not None:
         checks += _term_checks(evidence, evidence.probe, evidence.scores, control)
-    return checks
+    if evidence.vrpo.scheme == "one_stage":
+        return checks
+    # what the reward model's labels do without the correction is no DPO
+    return [replace(c, says=c.says.replace("DPO", "a plain reward model")) for c in checks]
 
 
 def is_measured(control: ControlStatistics) -> bool:

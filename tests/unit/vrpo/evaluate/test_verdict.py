@@ -68,6 +68,23 @@ def test_a_wrong_reference_is_named_beside_a_useless_preference_model():
     assert "set reference.max_new_tokens" in found.text
 
 
+def test_embeddings_alone_tell_a_wrong_reference_where_they_are_far_off():
+    found = judged(replace(cases.good_vrpo(), scored={"balance_embedding_p": 1e-12}))
+    assert (found.tone, found.cause) == (Tone.BAD, "reference_wrong")
+    assert "they differ in what p_eta's backbone sees of them" in found.text
+    assert "set reference.source to fit" in found.text
+    # one in a hundred jobs has this by chance
+    assert (
+        judged(replace(cases.good_vrpo(), scored={"balance_embedding_p": 0.005})).cause == "helped"
+    )
+
+
+def test_given_samples_of_another_law_are_to_be_given_anew():
+    evidence = cases.good_vrpo(preference={"source": "columns"})
+    found = judged(cases.with_wrong_reference(evidence))
+    assert "give samples of the model that wrote the pairs, or use the method dpo" in found.text
+
+
 def test_a_fitted_reference_that_is_wrong_is_not_told_to_be_fitted():
     evidence = cases.good_vrpo(reference={"source": "fit", "samples_per_prompt": 4})
     found = judged(cases.with_wrong_reference(evidence))

@@ -115,6 +115,8 @@ def test_the_two_stage_scheme_is_compared_with_a_plain_reward_model():
     assert "of a plain reward model's" in found.text
     assert "DPO" not in found.text
     assert not find(checks, "reward_model_accuracy").alarm
+    assert "under a plain reward model" in find(checks, "label_gain").says
+    assert not [check.name for check in checks if "DPO" in check.says]
     found, _ = judged(trained_cases.trained_in_two_stages(knows=0.0))
     assert found.text.startswith("VRPO bought nothing over a plain reward model on this data")
     assert "DPO" not in found.text
