@@ -41,7 +41,7 @@ TRAINING: Mapping[str, Diagnostic] = {
     ),
     "accuracy_gap": Diagnostic(
         "Training minus held-out accuracy",
-        "How much more often the policy's reward is right on pairs it was trained on",
+        "How much more often the reward is right on pairs that it was trained on",
         _T,
         "above 0.2, and the two 95 % intervals apart",
     ),
@@ -68,7 +68,7 @@ POLICY: Mapping[str, Diagnostic] = {
         "Preference accuracy on held-out pairs",
         "Share of held-out labels with the sign of the policy's reward margin",
         _O,
-        "not above 0.5 by its 95 % interval",
+        "not above 0.5 by its 95 % interval; in the two-stage scheme it is only shown",
     ),
     "reward_model_accuracy": Diagnostic(
         "Accuracy of the reward model on held-out pairs",

@@ -106,10 +106,13 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
         return Verdict(Tone.MIXED, "unmeasured", [text, *policy])
     known = f"(right on {accuracy.shown})"
     if accuracy.alarm:
+        gap = find(checks, "accuracy_gap")
+        change = "give more labels, train longer or raise the learning rate"
+        if gap is not None and gap.alarm:
+            change = "give more labels"
         text = (
             f"DPO on {rows} pairs: the policy's reward is not visibly better than chance on "
-            f"held-out labels {known}; give more labels, train longer, raise the learning rate, or "
-            "hold out more pairs to tell."
+            f"held-out labels {known}; {change}, or hold out more pairs to tell."
         )
         return Verdict(Tone.MIXED, "not_learned", [text, *policy])
     text = f"DPO on {rows} pairs: the policy's reward foretells held-out labels {known}."
@@ -132,7 +135,13 @@ def _policy(evidence: Evidence, checks: Sequence[Check]) -> list[str]:
         )
     elif "kl" in evidence.evaluation:
         parts.append("No judge was named, so its answers were compared with nobody's.")
-    for name in ("reward_model_gain", "accuracy_gap", "preferred_drift", "kl_per_token"):
+    for name in (
+        "reward_model_accuracy",
+        "reward_model_gain",
+        "accuracy_gap",
+        "preferred_drift",
+        "kl_per_token",
+    ):
         found = find(checks, name)
         if found is not None and found.alarm:
             parts.append(found.says)

@@ -122,6 +122,17 @@ def test_the_two_stage_scheme_is_compared_with_a_plain_reward_model():
     assert "DPO" not in found.text
 
 
+def test_a_reward_model_at_chance_is_named_and_the_policy_is_not_blamed_for_it():
+    evidence = trained_cases.trained_in_two_stages(n=400)
+    chance = {"accuracy": 0.51, "accuracy_low": 0.45, "accuracy_high": 0.57}
+    blind = {"preference_accuracy": 0.4, "preference_accuracy_low": 0.34}
+    evidence = replace(evidence, reward=chance, evaluation=evidence.evaluation | blind)
+    found, checks = judged(evidence)
+    assert "The reward model is not visibly better than chance on held-out pairs" in found.text
+    assert find(checks, "reward_model_accuracy").alarm
+    assert not find(checks, "held_out_accuracy").alarm
+
+
 def test_the_two_stage_gap_is_that_of_the_reward_model_alone():
     evidence = trained_cases.trained_in_two_stages(n=400)
     probe = replace(evidence.probe, change_PC=None)
