@@ -9,8 +9,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.seed_statistics import estimate
+from benchmarks.sentiment_table import Table, paired
 
-Table = dict[Any, dict[int, dict]]
 TITLES = {
     "reference": "pi_ref",
     "sft": "SFT",
@@ -152,8 +152,6 @@ def _crossings(axis: Any, table: Table) -> None:
 
 
 def _bars(axis: Any, table: Table, settings: list, names: list[str], arms: tuple[str, ...]) -> None:
-    from benchmarks.sentiment_report import paired  # noqa: PLC0415  which imports this module
-
     for place, arm in enumerate(arms):
         found = [
             paired(table, setting, arm, "win_rate") if (setting, arm) in table else None

@@ -1,17 +1,14 @@
 """The tables and plots of the sentiment benchmark, from its rows."""
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.result_rows import read_rows
-from benchmarks.seed_statistics import Estimate, estimate, label_equivalent
+from benchmarks.seed_statistics import estimate, label_equivalent
 from benchmarks.sentiment_plots import plot
+from benchmarks.sentiment_table import Row, Setting, Table, by_setting, paired
 
-Row = dict
-Setting = tuple[str, str, str, int, float]
-"""Law, reference, preference model, labels, beta."""
 FIGURES = ("gold_reward", "vader", "win_rate", "kl", "excess_loss", "agreement")
 COMPARED = ("gold_reward", "win_rate", "excess_loss")
 NO_PAIR_LOSS = ("reference", "sft", "dpo")
@@ -46,36 +43,7 @@ def write(path: Path) -> None:
     print(text)
 
 
-def by_setting(rows: list[Row]) -> dict[tuple[Setting, str], dict[int, Row]]:
-    """Return the rows by setting and arm, then by seed."""
-    table: dict[tuple[Setting, str], dict[int, Row]] = defaultdict(dict)
-    for row in rows:
-        cell = row["cell"]
-        law, reference, preference = cell["law"], cell["reference"], cell["preference"]
-        setting = (law, reference, preference, cell["labels"], cell["beta"])
-        table[setting, cell["arm"]][row["seed"]] = row
-    return dict(table)
-
-
-def baseline(
-    table: dict[tuple[Setting, str], dict[int, Row]], setting: Setting, arm: str = "dpo"
-) -> dict[int, Row]:
-    """Return DPO's rows for a setting, whatever its reference samples and p_eta."""
-    law, _, _, labels, beta = setting
-    return table.get(((law, "right", "estimated", labels, beta), arm), {})
-
-
-def paired(
-    table: dict[tuple[Setting, str], dict[int, Row]], setting: Setting, arm: str, figure: str
-) -> Estimate | None:
-    """Return the mean difference from DPO over the seeds that both have."""
-    theirs = baseline(table, setting)
-    ours = table[setting, arm]
-    seeds = sorted(set(ours) & set(theirs))
-    return estimate([ours[s][figure] - theirs[s][figure] for s in seeds]) if seeds else None
-
-
-def equivalents(table: dict[tuple[Setting, str], dict[int, Row]]) -> list[dict]:
+def equivalents(table: Table) -> list[dict]:
     """Return how many labels DPO needs for what an arm reaches, over that arm's labels."""
     curve = {
         setting[3]: seeds
@@ -108,7 +76,7 @@ def equivalents(table: dict[tuple[Setting, str], dict[int, Row]]) -> list[dict]:
     return found
 
 
-def markdown(table: dict[tuple[Setting, str], dict[int, Row]], found: list[dict]) -> str:
+def markdown(table: Table, found: list[dict]) -> str:
     """Return the tables."""
     lines = [
         "Means over seeds; ± is the half width of the 95 % interval (Student's t over seeds). The "
@@ -185,9 +153,7 @@ def _means(seeds: dict[int, Row]) -> dict[str, object]:
     }
 
 
-def _differences(
-    table: dict[tuple[Setting, str], dict[int, Row]], setting: Setting, arm: str
-) -> dict[str, object]:
+def _differences(table: Table, setting: Setting, arm: str) -> dict[str, object]:
     found = {figure: paired(table, setting, arm, figure) for figure in COMPARED}
     return {name: None if value is None else value.plain() for name, value in found.items()}
 
