@@ -107,12 +107,12 @@ def _baseline(evidence: Evidence, checks: Sequence[Check], policy: list[str]) ->
     known = f"(right on {accuracy.shown})"
     if accuracy.alarm:
         gap = find(checks, "accuracy_gap")
-        change = "give more labels, train longer or raise the learning rate"
+        advice = "give more labels, train longer or raise the learning rate"
         if gap is not None and gap.alarm:
-            change = "give more labels"
+            advice = "give more labels"
         text = (
             f"DPO on {rows} pairs: the policy's reward is not visibly better than chance on "
-            f"held-out labels {known}; {change}, or hold out more pairs to tell."
+            f"held-out labels {known}; {advice}, or hold out more pairs to tell."
         )
         return Verdict(Tone.MIXED, "not_learned", [text, *policy])
     text = f"DPO on {rows} pairs: the policy's reward foretells held-out labels {known}."
