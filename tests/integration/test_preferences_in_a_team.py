@@ -14,6 +14,7 @@ from tests.judge_server import chat_model
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
 from vrpo.contract.task import JudgeSource, StageTask
+from vrpo.engine.sharding import ShardedTeam
 from vrpo.engine.team import Team
 from vrpo.stages import run_stage
 from vrpo.stages.context import StageContext
@@ -22,7 +23,7 @@ from vrpo.stages.score import SCORES
 pytestmark = pytest.mark.slow
 
 
-def member(rank, size, folder, task):
+def member(rank, size, folder, task, kind):
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size
@@ -39,7 +40,7 @@ def member(rank, size, folder, task):
         log=lambda level, message: None,
         checkpoint=lambda step, values: None,
         raise_if_cancelled=lambda: None,
-        team=Team.joined(),
+        team=kind.joined(),
     )
     run_stage(StageTask.model_validate_json(task), context)
     dist.destroy_process_group()
@@ -77,7 +78,7 @@ def stage(run, name):
     return next(planned for planned in plan(run.spec) if planned.name is name)
 
 
-def run_by_two(run, name, folder):
+def run_by_two(run, name, folder, kind=Team):
     """Run a stage on the inputs of a job by two processes; return their outputs."""
     folder.mkdir()
     planned = stage(run, name)
@@ -87,7 +88,7 @@ def run_by_two(run, name, folder):
         inputs={name: str(run.outputs[name]) for name in planned.inputs},
         seed=7, workdir="", scratch="",
     )  # fmt: skip
-    mp.spawn(member, args=(2, str(folder), task.model_dump_json()), nprocs=2)
+    mp.spawn(member, args=(2, str(folder), task.model_dump_json(), kind), nprocs=2)
     return [folder / f"output-{rank}" for rank in range(2)]
 
 
@@ -111,19 +112,16 @@ def test_two_workers_train_the_policies_of_the_folds_that_one_trains(alone, tmp_
     run = alone({"source": "implicit"})
     for name in (StageName.PREPARE_DATA, StageName.SAMPLE_REFERENCE, StageName.FIT_PREFERENCE):
         run.run(stage(run, name))
-    first, second = run_by_two(run, StageName.FIT_PREFERENCE, tmp_path / "fitted")
-
-    for fold in range(2):
-        place = f"fold-{fold}/model.safetensors"
-        one, two = (
-            load_file(run.outputs[StageName.FIT_PREFERENCE] / place),
-            load_file(first / place),
-        )
-        for name, tensor in one.items():
-            torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
-        left = [path.name for path in (tmp_path / f"fitted/scratch/fold-{fold}").iterdir()]
-        assert left == ["fitted"]
-    assert not (second / "fold-0").exists()
+    for kind in (Team, ShardedTeam):
+        place = tmp_path / kind.__name__
+        first, second = run_by_two(run, StageName.FIT_PREFERENCE, place, kind)
+        for fold in range(2):
+            path = f"fold-{fold}/model.safetensors"
+            found = load_file(first / path)
+            for name, tensor in load_file(run.outputs[StageName.FIT_PREFERENCE] / path).items():
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+            assert [left.name for left in (place / f"scratch/fold-{fold}").iterdir()] == ["fitted"]
+        assert not (second / "fold-0").exists()
 
     run.run(stage(run, StageName.SCORE))
     one = load_file(run.outputs[StageName.SCORE] / SCORES)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 from tests.integration.in_process import PipelineRun
 from tests.integration.service import make_tiny_model
@@ -15,8 +16,8 @@ from vrpo.contract.status import StageName
 from vrpo.contract.task import StageTask
 from vrpo.engine.sharding import ShardedTeam
 from vrpo.engine.team import Team
+from vrpo.stages import run_stage
 from vrpo.stages.context import StageContext
-from vrpo.stages.train_policy import run
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +42,47 @@ def member(rank, size, folder, task, kind):
         raise_if_cancelled=lambda: None,
         team=kind.joined(),
     )
-    run(StageTask.model_validate_json(task), context)
+    run_stage(StageTask.model_validate_json(task), context)
     (Path(folder) / f"metrics-{rank}.json").write_text(json.dumps(metrics))
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 2}])
-def test_two_workers_draw_and_learn_what_one_does(tmp_path, adapter):
+def run_by_two(pipeline, stage, folder, kind):
+    """Run a stage on the inputs of a job by two processes; return where all they leave is."""
+    folder.mkdir()
+    task = StageTask(
+        job_id="ftjob-test",
+        stage=stage.name,
+        epoch=1,
+        key="sha256:0",
+        config=json.loads(json.dumps(dict(stage.config))),
+        options=dict(stage.options),
+        inputs={name: str(pipeline.outputs[name]) for name in stage.inputs},
+        models=dict.fromkeys(stage.models, pipeline.model),
+        seed=pipeline.spec.seed,
+        workdir=str(folder),
+        scratch=str(folder),
+    )
+    mp.spawn(member, (2, str(folder), task.model_dump_json(), kind), nprocs=2)
+    return folder
+
+
+def check_reward_model(pipeline, stage, folder):
+    """Two workers with shares of the weights make the reward model that one makes."""
+    found = run_by_two(pipeline, stage, folder, ShardedTeam) / "output-0"
+    expected = pipeline.outputs[stage.name]
+    for path in expected.rglob("*.safetensors"):
+        tensors = load_file(found / path.relative_to(expected))
+        for name, tensor in load_file(path).items():
+            torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kinds"),
+    [(None, (Team, ShardedTeam)), ({"type": "lora", "r": 2}, (ShardedTeam,))],
+    ids=["all weights", "adapter"],
+)
+def test_two_workers_draw_and_learn_what_one_does(tmp_path, adapter, kinds):
     make_tiny_model(tmp_path / "tiny")
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{n} is", "chosen": " good", "rejected": " bad!"} for n in range(10)]
@@ -77,26 +112,13 @@ def test_two_workers_draw_and_learn_what_one_does(tmp_path, adapter):
         if name is StageName.TRAIN_POLICY:
             break
         pipeline.run(stage)
+    if adapter is None:
+        check_reward_model(pipeline, stages[StageName.TRAIN_REWARD], tmp_path / "reward")
     stage = stages[StageName.TRAIN_POLICY]
-    task = StageTask(
-        job_id="ftjob-test",
-        stage=stage.name,
-        epoch=1,
-        key="sha256:0",
-        config=json.loads(json.dumps(dict(stage.config))),
-        options=dict(stage.options),
-        inputs={name: str(pipeline.outputs[name]) for name in stage.inputs},
-        models=dict.fromkeys(stage.models, pipeline.model),
-        seed=pipeline.spec.seed,
-        workdir=str(tmp_path),
-        scratch=str(tmp_path),
-    )
     pipeline.run(stage)
     alone = [values for _, values in pipeline.metrics[StageName.TRAIN_POLICY]]
-    for kind in (Team, ShardedTeam):
-        folder = tmp_path / kind.__name__
-        folder.mkdir()
-        mp.spawn(member, (2, str(folder), task.model_dump_json(), kind), nprocs=2)
+    for kind in kinds:
+        folder = run_by_two(pipeline, stage, tmp_path / kind.__name__, kind)
         [saved] = (folder / "output-0" / "model").glob("*.safetensors")
         assert saved.name == ("adapter_model.safetensors" if adapter else "model.safetensors")
         metrics = [json.loads((folder / f"metrics-{rank}.json").read_text()) for rank in range(2)]

@@ -17,6 +17,8 @@ from transformers import DynamicCache
 
 from vrpo.engine.cache import ROOM, can_restock, restock, roomy_cache
 
+PADDING = 128
+"""Tokens that prompts which are prefilled together may be padded by."""
 Draw = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``draw(logits_RV, uniform_R) -> (token_R, logprob_R)``."""
 
@@ -113,7 +115,8 @@ class Batch:
     def restock(self, requests: Sequence[Request]) -> list[Ended]:
         """Let go of the rows that have ended, and give the requests' rows their first token.
 
-        A batch that cannot be joined must be empty, or ``requests`` must be.
+        A batch that cannot be joined must be empty, or ``requests`` must be. Prompts come longest
+        first.
         """
         ended: list[Ended] = []
         keep: Tensor | None = None
@@ -122,8 +125,8 @@ class Batch:
             ended = _ended(self._rows.at(~going_R))
             keep = going_R.nonzero().squeeze(1)
             self._rows = self._rows.at(keep) if len(keep) else None
-        if requests:
-            cache, rows = self._prefilled(requests)
+        for group in neighbours(requests) if self.can_join or not requests else [requests]:
+            cache, rows = self._prefilled(group)
             if self._rows is None:
                 self._cache, self._rows = cache, rows
                 self._width = int(rows.length_R.max())
@@ -131,7 +134,8 @@ class Batch:
                 assert keep is not None
                 self._rows = self._rows.beside(rows)
                 self._realign(keep, cache)
-        elif self._rows is not None and keep is not None:
+            keep = torch.arange(self.num_rows, device=self._device)
+        if not requests and self._rows is not None and keep is not None:
             self._realign(keep, None)
         if self._rows is not None:
             columns = torch.arange(self._width + ROOM, device=self._device)
@@ -226,6 +230,19 @@ class Batch:
         ).logits[:, -1]
         assert isinstance(logits, Tensor)
         return logits.float()
+
+
+def neighbours(requests: Sequence[Request]) -> list[Sequence[Request]]:
+    """Cut the requests, longest prompt first, where padding would cost more than another pass."""
+    groups: list[Sequence[Request]] = []
+    start = tokens = 0
+    for place, request in enumerate(requests):
+        tokens += len(request.prompt_ids)
+        padded = len(requests[start].prompt_ids) * (place + 1 - start)
+        if padded - tokens > max(PADDING, tokens // 8):
+            groups.append(requests[start:place])
+            start, tokens = place, len(request.prompt_ids)
+    return [*groups, requests[start:]] if requests else []
 
 
 def _ended(rows: _Rows) -> list[Ended]:

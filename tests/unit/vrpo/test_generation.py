@@ -13,11 +13,13 @@ from transformers import (
 
 from vrpo.engine import Engine, make_example
 from vrpo.engine.cache import can_restock, roomy_cache
+from vrpo.engine.decoding import Request, neighbours
 from vrpo.errors import StageCancelled
 from vrpo.generation import sample_completions
 from vrpo.models import add_lora
 
 EOS = 1
+LENGTHS = [45, 44, 12, 3, 3, 3, 2, 1]
 PROMPTS = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 2], [5, 5], [12, 3]]
 
 
@@ -194,6 +196,21 @@ def test_prompts_that_join_a_running_batch_get_the_completions_they_get_alone(mo
 
     assert len({len(c.ids) for group in alone for c in group}) > 5
     assert ids(joined) == ids(alone)
+
+
+def test_prompts_of_very_different_lengths_go_through_the_model_in_groups(model):
+    prompts = [[3 + (5 * n + k) % 9 for k in range(length)] for n, length in enumerate(LENGTHS)]
+    requests = [Request(prompt, torch.zeros(1, 1), 1) for prompt in prompts]
+    assert [[len(r.prompt_ids) for r in group] for group in neighbours(requests)] == [
+        [45, 44, 12, 3, 3], [3, 2, 1],
+    ]  # fmt: skip
+
+    alone = sample(model, prompts, batch_tokens=1, max_new_tokens=14)
+    together = sample(model, prompts, batch_tokens=10_000, max_new_tokens=14)
+
+    assert ids(together) == ids(alone)
+    for left, right in zip(alone, together, strict=True):
+        assert [c.logprob for c in left] == pytest.approx([c.logprob for c in right], abs=1e-5)
 
 
 @pytest.mark.parametrize(("window", "joins"), [(4, False), (None, True)])
