@@ -1,6 +1,7 @@
 """A small training that one process, or a team of them, runs and tells of."""
 
 import gc
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -255,6 +256,8 @@ def member(rank, size, folder, runs):
         results.append(result)
     torch.save(results, Path(folder) / f"results-{rank}.pt")
     dist.destroy_process_group()
+    # caches of DTensor keep gloo's threads, which must not outlive the interpreter
+    os._exit(0)
 
 
 def run_team(folder, runs: Sequence[Asked], *, size=2):
