@@ -1,6 +1,7 @@
 """Two processes share a policy optimisation: answers, scores, gradients, and perhaps weights."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from vrpo.engine.team import Team
 from vrpo.stages import run_stage
 from vrpo.stages.context import StageContext
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def member(rank, size, folder, task, kind):
@@ -45,6 +46,8 @@ def member(rank, size, folder, task, kind):
     run_stage(StageTask.model_validate_json(task), context)
     (Path(folder) / f"metrics-{rank}.json").write_text(json.dumps(metrics))
     dist.destroy_process_group()
+    # caches of DTensor keep gloo's threads, which must not outlive the interpreter
+    os._exit(0)
 
 
 def run_by_two(pipeline, stage, folder, kind):
