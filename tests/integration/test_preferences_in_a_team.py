@@ -1,5 +1,6 @@
 """Two processes share what p_eta needs, and end with the same preferences as one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from vrpo.stages import run_stage
 from vrpo.stages.context import StageContext
 from vrpo.stages.score import SCORES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def member(rank, size, folder, task, kind):
@@ -44,6 +45,8 @@ def member(rank, size, folder, task, kind):
     )
     run_stage(StageTask.model_validate_json(task), context)
     dist.destroy_process_group()
+    # caches of DTensor keep gloo's threads, which must not outlive the interpreter
+    os._exit(0)
 
 
 @pytest.fixture
