@@ -72,7 +72,14 @@ def connect(*, address: str | None, num_cpus: int | None) -> None:
             namespace=NAMESPACE,
         )
     else:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, namespace=NAMESPACE)
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            configure_logging=False,
+            namespace=NAMESPACE,
+            # nodes that somebody else has started know nothing of it
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]}},
+        )
 
 
 def disconnect() -> None:
