@@ -12,7 +12,7 @@ from tests.integration.service import Served, stage_of, until
 from vrpo.client import download, get_json, run_of
 from vrpo.contract.pipeline import plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 KILL_AT_STEP = 60
 EVERY = 20

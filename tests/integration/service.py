@@ -19,7 +19,7 @@ from openai import OpenAI
 from vrpo.client import connect, run_of
 
 START_TIMEOUT_S = 120
-JOB_TIMEOUT_S = 180
+JOB_TIMEOUT_S = 300
 
 
 class Served:

@@ -11,7 +11,7 @@ from tests.integration.service import Served, make_home, make_tiny_embedder
 from tests.judge_server import chat_model
 from vrpo.client import artifacts, run_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 JOBS = [
     path

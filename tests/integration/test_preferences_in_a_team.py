@@ -21,7 +21,7 @@ from vrpo.stages import run_stage
 from vrpo.stages.context import StageContext
 from vrpo.stages.score import SCORES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def member(rank, size, folder, task, kind):

@@ -20,7 +20,7 @@ from vrpo.engine.team import Team
 from vrpo.stages import run_stage
 from vrpo.stages.context import StageContext
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def member(rank, size, folder, task, kind):

@@ -7,7 +7,7 @@ from tests.integration.service import stage_of, until
 from vrpo.client import download, get_json, run_of
 from vrpo.contract.pipeline import plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 RUN = {"training": {"max_length": 64}, "eval": {"prompts": 2, "max_new_tokens": 4}}
 METHOD = {

@@ -6,7 +6,7 @@ from team_cases import Asked, alone, run_team
 
 from vrpo.contract.run import LoraSpec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 LORA = LoraSpec(r=2, alpha=4)
 DROPOUT = LoraSpec(r=2, alpha=4, dropout=0.3)
