@@ -100,7 +100,7 @@ def main() -> int:
     if exit_code == 0:
         folder = service.HOME / "quickstart" / job.id
         download(client, job.id, folder, prefix="publish/")
-        _summary(client.fine_tuning.jobs.retrieve(job.id), folder / "publish", url)
+        summarise(client.fine_tuning.jobs.retrieve(job.id), folder / "publish", url)
     console.print(f"\n{time.monotonic() - started:.0f} s in all. `make stop` ends the service.")
     return exit_code
 
@@ -131,7 +131,8 @@ def _upload(client: OpenAI, path: Path) -> str:
         return client.files.create(file=file, purpose="fine-tune").id
 
 
-def _summary(job: Any, folder: Path, url: str) -> None:
+def summarise(job: Any, folder: Path, url: str) -> None:
+    """Print the job's evaluation, a few answers, and where its results in ``folder`` are."""
     figures = run_of(job)["manifest"]["evaluate"]
     table = Table(title="policy against reference, held-out prompts", title_justify="left")
     for column in ("figure", "value", "95 % interval"):
@@ -153,7 +154,7 @@ def _summary(job: Any, folder: Path, url: str) -> None:
     rows = (folder / "evaluation" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     for line in rows[: 4 * RUN["eval"]["samples_per_prompt"] : RUN["eval"]["samples_per_prompt"]]:
         row = json.loads(line)
-        samples.add_row(row["prompt"], row["policy"], row["reference"])
+        samples.add_row(row["prompt"], row["policy"], row["opponent"])
     console.print(samples)
     key = service.HOME / "admin.key"
     console.print(

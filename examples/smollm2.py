@@ -76,12 +76,13 @@ def main() -> int:
         target = service.HOME / "smollm2" / job.id
         download(client, job.id, target, prefix="publish/")
         figures = run_of(client.fine_tuning.jobs.retrieve(job.id))["manifest"]["evaluate"]
-        _summary(target / "publish", figures)
+        summarise(target / "publish", figures)
     console.print(f"\n{time.monotonic() - started:.0f} s in all. `make stop` ends the service.")
     return exit_code
 
 
-def _summary(folder: Path, figures: dict[str, float]) -> None:
+def summarise(folder: Path, figures: dict[str, float]) -> None:
+    """Print how short the answers in ``folder`` are, and the job's evaluation."""
     lines = (folder / "evaluation" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     table = Table(title=f"{len(rows)} held-out questions", title_justify="left")
@@ -89,20 +90,20 @@ def _summary(folder: Path, figures: dict[str, float]) -> None:
         table.add_column(column)
     counts = {
         who: torch.tensor([float(len(row[who].split())) for row in rows])
-        for who in ("reference", "policy")
+        for who in ("opponent", "policy")
     }
     short = {who: (words <= MAX_WORDS).sum().item() for who, words in counts.items()}
     low, share, high = wilson_interval(short["policy"], len(rows))
     table.add_row(
         f"answers of at most {MAX_WORDS} words",
-        f"{short['reference'] / len(rows):.2f}",
+        f"{short['opponent'] / len(rows):.2f}",
         f"{share:.2f}",
         f"{low:.2f} to {high:.2f}",
     )
-    low, change, high = bootstrap_interval(counts["policy"] - counts["reference"])
+    low, change, high = bootstrap_interval(counts["policy"] - counts["opponent"])
     table.add_row(
         "mean words, and their change",
-        f"{counts['reference'].mean():.1f}",
+        f"{counts['opponent'].mean():.1f}",
         f"{counts['policy'].mean():.1f}",
         f"{change:.1f} ({low:.1f} to {high:.1f})",
     )
@@ -118,7 +119,7 @@ def _summary(folder: Path, figures: dict[str, float]) -> None:
     for column in ("question", "policy", "reference"):
         answers.add_column(column, overflow="fold")
     for row in rows[:4]:
-        answers.add_row(row["prompt"], row["policy"], row["reference"])
+        answers.add_row(row["prompt"], row["policy"], row["opponent"])
     console.print(answers)
     console.print(f"adapter, card and report: {folder}", soft_wrap=True)
 

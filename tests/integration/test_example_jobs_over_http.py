@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ import yaml
 
 from tests.integration.service import Served, make_home, make_tiny_embedder
 from tests.judge_server import chat_model
-from vrpo.client import artifacts, run_of
+from vrpo.client import artifacts, download, run_of
 
 pytestmark = pytest.mark.slow
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 JOBS = [
     path
-    for path in sorted((Path(__file__).resolve().parents[2] / "examples" / "jobs").glob("*.yaml"))
+    for path in sorted((EXAMPLES / "jobs").glob("*.yaml"))
     # its optimizer is of the extra low-memory
     if path.stem != "low_memory" or importlib.util.find_spec("torchao") is not None
 ]
@@ -48,6 +50,8 @@ def service(tmp_path_factory):
                 '[[models]]\nid = "minilm"\nkind = "embedder"\npath = "minilm"\n'
                 f'[[judges]]\nname = "house-judge"\nkind = "openai"\nbase_url = "{judge.url}"\n'
                 'model = "any"\n'
+                '[[judges]]\nname = "sentiment"\nkind = "text_classifier"\n'
+                f'path = "{EXAMPLES / "sentiment_judge.safetensors"}"\n'
             )
         with Served(home) as served:
             served.job_timeout_s = 500
@@ -63,6 +67,24 @@ def job_ids(service, pairs):
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_an_example_job_ends_with_a_model_and_a_report(service, job_ids, path):
     assert_ends_well(service, job_ids[path])
+
+
+def test_the_quickstart_and_the_smollm2_example_can_tell_what_a_job_found(
+    service, pairs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+    import quickstart
+    import smollm2
+
+    body = merged(small(EXAMPLES / "jobs" / "vrpo.yaml"), {"run": {"eval": {"judge": "sentiment"}}})
+    job = assert_ends_well(service, service.submit(pairs, **body))
+    download(service.client, job.id, tmp_path, prefix="publish/")
+    quickstart.summarise(job, tmp_path / "publish", "http://127.0.0.1")
+    smollm2.summarise(tmp_path / "publish", run_of(job)["manifest"]["evaluate"])
+
+    printed = capsys.readouterr().out
+    for told in ("gain in gold reward", "Number", "model.safetensors", "mean words"):
+        assert told in printed
 
 
 def test_a_job_takes_samples_and_their_preferences_from_columns_of_its_file(service, tmp_path):
