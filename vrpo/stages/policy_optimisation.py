@@ -35,12 +35,13 @@ from vrpo.engine import (
 from vrpo.engine.calls import Pass
 from vrpo.engine.team import Team
 from vrpo.errors import NumericalError
-from vrpo.generation import Completion, sample_completions
+from vrpo.generation import Completion
 from vrpo.models import anchor, load_model, load_tokenizer
 from vrpo.reward import RewardModel, load_reward_model
 from vrpo.rl.objective import PolicyObjective
 from vrpo.rl.rollout import Rollout, TokenLogprobs, roll_out, rollout_metrics
 from vrpo.stages.context import StageContext
+from vrpo.stages.sharing import sample_shared
 from vrpo.stages.train_reward import REWARD
 from vrpo.stages.training_loop import (
     Trained,
@@ -130,31 +131,29 @@ class _Policy:
         """Let the policy answer, without dropout, and score the answers of batch ``place``."""
         self.engine.model.eval()
         team, stop = self.context.team, self.context.raise_if_cancelled
-        numbered = list(enumerate(prompts))
-        samples = team.shared(numbered, list(map(len, prompts)), partial(self._answers, place))
         return roll_out(
             prompts,
-            samples,
+            self._answers(prompts, place),
             score=partial(_shared, team, partial(self.reward.score, raise_if_cancelled=stop)),
             normalise=self.reward.normalised if self.rl.normalize_rewards else _unchanged,
             policy=self._drawn_logprobs,
             anchor=partial(_shared, team, self.anchor_logprobs),
         )
 
-    def _answers(
-        self, place: int, numbered: Sequence[tuple[int, Sequence[int]]]
-    ) -> list[list[Completion]]:
+    def _answers(self, prompts: Sequence[Sequence[int]], place: int) -> list[list[Completion]]:
         digest = hashlib.sha256(f"rollout.{self.seed}.{place}".encode()).digest()
-        return sample_completions(
+        return sample_shared(
+            self.context,
             self.engine.model,
-            [prompt for _, prompt in numbered],
-            numbers=[number for number, _ in numbered],
+            prompts,
             samples_per_prompt=self.rl.samples_per_prompt,
             max_new_tokens=self.rl.max_new_tokens,
             temperature=self.rl.temperature,
+            top_p=1.0,
             eos_ids=end_ids(self.tokenizer),
             pad_id=int(self.tokenizer.pad_token_id),
             seed=int.from_bytes(digest[:6], "big"),
+            progress=lambda done, total: None,
             raise_if_cancelled=self.context.raise_if_cancelled,
         )
 
