@@ -27,7 +27,7 @@ from vrpo.evaluate.judges import (
     listed_judge,
 )
 from vrpo.models import load_model, load_tokenizer
-from vrpo.preference import CrossFitted, load_models
+from vrpo.preference import CrossFitted, PreferenceModel, load_models
 from vrpo.preference.backbone import load_backbone
 from vrpo.stages.asked import ask, calibrated, pairs_of, preferences
 from vrpo.stages.context import StageContext
@@ -39,14 +39,17 @@ UNKNOWN = 0.5
 """Of pairs that no term of the loss asks for."""
 
 
-def by_heads(task: StageTask, features: Sequence[Tensor]) -> Tensor:
+def fitted_heads(task: StageTask) -> tuple[list[PreferenceModel], Tensor]:
+    """Return the head of each fold, and (N,) the fold of each training row."""
+    folder = Path(task.inputs[StageName.FIT_PREFERENCE])
+    return load_models(folder / HEADS), torch.tensor(json.loads((folder / FOLDS).read_text()))
+
+
+def by_heads(heads: Sequence[PreferenceModel], folds: Tensor, features: Sequence[Tensor]) -> Tensor:
     """Return (N, C, C) of the fitted heads: [i, j, k] = P(completion j preferred to k).
 
     ``features``: (C, F) per example, of the backbone.
     """
-    folder = Path(task.inputs[StageName.FIT_PREFERENCE])
-    heads = load_models(folder / HEADS)
-    folds = torch.tensor(json.loads((folder / FOLDS).read_text()))
     features_NCF = pad_sequence(list(features), batch_first=True)
     count, columns, size = features_NCF.shape
     preference_NCC = torch.empty(count, columns, columns)

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from pydantic import JsonValue
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -36,6 +37,7 @@ from vrpo.stages.preferences import (
     by_heads,
     by_implicit_rewards,
     by_judge,
+    fitted_heads,
 )
 from vrpo.stages.sample_reference import SAMPLES, read_samples
 from vrpo.stages.scored_features import by_seen_heads, embedding_figures
@@ -77,7 +79,8 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
         features=shares_backbone,
         progress=lambda done, total: context.progress(done, steps * total, "prompts"),
     )
-    anchor_NC = _padded([outputs.logprobs_C.cpu() for outputs in scored], fill=0.0)
+    anchor = [outputs.logprobs_C for outputs in scored]
+    anchor_NC = _padded(anchor, fill=0.0)
     lengths = [torch.tensor([float(len(c)) for c in e.completions]) for e in examples]
     mask_NC = _padded([torch.ones(len(e.completions)) for e in examples], fill=0.0).bool()
     tensors = {
@@ -89,19 +92,19 @@ def run(task: StageTask, context: StageContext) -> dict[str, JsonValue]:
     if config.preference is not None:
         if reads_features:
             features = (
-                [o.features_CF.cpu() for o in scored if o.features_CF is not None]
+                [o.features_CF for o in scored if o.features_CF is not None]
                 if shares_backbone
                 else _by_backbone(task, rows, examples, context)
             )
-            preference_NCC = by_heads(task, features)
-            seen_N = by_seen_heads(task, features)
+            heads, folds = fitted_heads(task)
+            preference_NCC = by_heads(heads, folds, features)
+            seen_N = by_seen_heads(heads, folds, features)
             if seen_N is not None:
                 tensors[SEEN] = seen_N
             summary |= embedding_figures(features, tensors["sample_mask"])
         elif config.preference == "columns":
             preference_NCC = by_columns(rows, columns=mask_NC.shape[1])
         elif config.preference == "implicit":
-            anchor = [outputs.logprobs_C.cpu() for outputs in scored]
             preference_NCC = by_implicit_rewards(task, examples, anchor, context)
         else:
             assert config.judge is not None
@@ -145,7 +148,8 @@ def preference_data(task: StageTask, rows: list[TokenisedRow]) -> PreferenceData
 
 def seen_preferences(task: StageTask) -> Tensor | None:
     """Read p_eta of the labelled pairs by models that saw their labels; None without such."""
-    return load_file(Path(task.inputs[StageName.SCORE]) / SCORES).get(SEEN)
+    with safe_open(Path(task.inputs[StageName.SCORE]) / SCORES, "pt") as tensors:
+        return tensors.get_tensor(SEEN) if SEEN in tensors.keys() else None  # noqa: SIM118
 
 
 def _check_lengths(task: StageTask, examples: Sequence[Example]) -> None:

@@ -3,21 +3,16 @@
 Letters: N prompts, C = 2 + K completions, K samples, F features.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vrpo.contract.status import StageName
-from vrpo.contract.task import StageTask
 from vrpo.diagnostics import embedding_balance
 from vrpo.diagnostics.balance import MIN_PROMPTS_PER_DIRECTION
-from vrpo.preference import load_models
-from vrpo.stages.fit_preference import FOLDS, HEADS
+from vrpo.preference import PreferenceModel
 
 MOST_PROMPTS = 2048
 """Prompts whose embeddings are compared: differences of a tenth of their spread are seen."""
@@ -25,17 +20,16 @@ MOST_FEATURES = 256
 """Longer features are projected at random, the same way for every completion."""
 
 
-def by_seen_heads(task: StageTask, features: Sequence[Tensor]) -> Tensor | None:
+def by_seen_heads(
+    heads: Sequence[PreferenceModel], folds: Tensor, features: Sequence[Tensor]
+) -> Tensor | None:
     """Return (N,) P(the first labelled completion is preferred) of the next fold's head.
 
     That head was fitted on the prompt's label, but for the tenth of the prompts that told it when
     to stop. None with one fold, where p_eta itself was.
     """
-    folder = Path(task.inputs[StageName.FIT_PREFERENCE])
-    heads = load_models(folder / HEADS)
     if len(heads) < 2:
         return None
-    folds = torch.tensor(json.loads((folder / FOLDS).read_text()))
     labelled_N2F = torch.stack([features_CF[:2] for features_CF in features])
     seen_N = torch.empty(len(features))
     for fold in range(len(heads)):
