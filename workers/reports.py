@@ -14,24 +14,28 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from vrpo.contract.task import (
-    Checkpoint,
-    Failed,
-    Log,
-    Metrics,
-    Progress,
-    SpoolRecord,
-    Stopped,
-    Succeeded,
-)
-
-Body = Progress | Metrics | Log | Checkpoint | Succeeded | Failed | Stopped
+from vrpo.contract.task import Body, Checkpoint, Metrics, Progress, SpoolRecord
 
 SPOOL_FILE = "spool.jsonl"
 RECORDS_PER_POLL = 2000
 """So that one poll is one short transaction, however fast the stage reports."""
 PROGRESS_PERIOD_S = 0.25
 """Progress is for people; more often than this is noise."""
+
+
+class Pace:
+    """Tells which progress is worth a record."""
+
+    def __init__(self) -> None:
+        self._last_at = -math.inf
+
+    def is_due(self, done: int, total: int) -> bool:
+        """Return whether the last one is old enough, or there is no more to do."""
+        now = time.monotonic()
+        if done < total and now - self._last_at < PROGRESS_PERIOD_S:
+            return False
+        self._last_at = now
+        return True
 
 
 class Spool:
@@ -42,7 +46,7 @@ class Spool:
         self._lock = threading.Lock()
         self._unread: deque[SpoolRecord] = deque()
         self._last_seq = 0
-        self._last_progress_at = -math.inf
+        self._pace = Pace()
 
     def append(self, body: Body) -> None:
         """Number the record, write it to the file and keep it until it has been read."""
@@ -59,9 +63,7 @@ class Spool:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Append progress, unless it was just reported and there is more to do."""
-        now = time.monotonic()
-        if done >= total or now - self._last_progress_at >= PROGRESS_PERIOD_S:
-            self._last_progress_at = now
+        if self._pace.is_due(done, total):
             self.append(Progress(done=done, total=total, unit=unit))
 
     def after(self, seq: int) -> list[dict[str, JsonValue]]:

@@ -6,10 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from vrpo.contract.task import Checkpoint, Failed, Log, Metrics, StageTask, Stopped, Succeeded
+from vrpo.contract.task import (
+    Body,
+    Checkpoint,
+    Failed,
+    Log,
+    Metrics,
+    StageTask,
+    Stopped,
+    Succeeded,
+)
 from vrpo.errors import OutOfMemory, StageCancelled, VrpoError
 from vrpo.stages.context import StageContext
-from workers.reports import Body, finite
+from workers.reports import finite
 
 if TYPE_CHECKING:
     from vrpo.engine.team import Team

@@ -1,35 +1,21 @@
 """The folder through which the workers of a stage and its actor speak to each other."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from vrpo.contract.task import (
-    Checkpoint,
-    Failed,
-    Log,
-    Metrics,
-    Progress,
-    Stopped,
-    Succeeded,
-)
-from workers.reports import PROGRESS_PERIOD_S, Body
+from vrpo.contract.task import Body, Failed, Progress, Stopped, Succeeded
+from workers.reports import Pace
 from workers.running import End
 
 FOLDER = "team"
 STOP = "stop"
 OUTCOME = "outcome.json"
 
-_body: TypeAdapter[Body] = TypeAdapter(
-    Annotated[
-        Progress | Metrics | Log | Checkpoint | Succeeded | Failed | Stopped,
-        Field(discriminator="kind"),
-    ]
-)
+_body: TypeAdapter[Body] = TypeAdapter(Body)
 _end: TypeAdapter[End] = TypeAdapter(
     Annotated[Succeeded | Failed | Stopped, Field(discriminator="kind")]
 )
@@ -43,7 +29,7 @@ class TeamWriter:
         """1 at the first start; more after a worker has died."""
         path = folder / f"reports-{self.number:04d}.jsonl"
         self._file = path.open("x", encoding="utf-8")
-        self._last_progress_at = 0.0
+        self._pace = Pace()
 
     def append(self, body: Body) -> None:
         """Write one record, whole and at once."""
@@ -52,9 +38,7 @@ class TeamWriter:
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Write progress, unless it was just written and there is more to do."""
-        now = time.monotonic()
-        if done >= total or now - self._last_progress_at >= PROGRESS_PERIOD_S:
-            self._last_progress_at = now
+        if self._pace.is_due(done, total):
             self.append(Progress(done=done, total=total, unit=unit))
 
     def close(self) -> None:

@@ -128,13 +128,17 @@ class Stopped(Spec):
     kind: Literal["stopped"] = "stopped"
 
 
+Body = Annotated[
+    Progress | Metrics | Log | Checkpoint | Succeeded | Failed | Stopped,
+    Field(discriminator="kind"),
+]
+"""What a stage can report."""
+
+
 class SpoolRecord(Spec):
     """One numbered line of a stage attempt's spool; ``seq`` starts at 1 and has no gaps."""
 
     seq: int
     at: float
     """Unix seconds on the machine that ran the stage."""
-    body: Annotated[
-        Progress | Metrics | Log | Checkpoint | Succeeded | Failed | Stopped,
-        Field(discriminator="kind"),
-    ]
+    body: Body

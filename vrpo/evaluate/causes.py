@@ -5,6 +5,7 @@ Each returns the sentence that names the fault and what to change, or None.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from vrpo.control import MIN_EXAMPLES
 from vrpo.evaluate.checks import Check, Evidence, find
@@ -139,22 +140,12 @@ def _is_cut_short(evidence: Evidence, checks: Sequence[Check]) -> bool:
     return float(longer) > LONGER_SHARE
 
 
-def _overconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
+def _miscalibrated(evidence: Evidence, checks: Sequence[Check], *, how: str) -> str | None:
     found = find(checks, "residual_ratio")
-    if found is None or found.fault != "overconfident":
+    if found is None or found.fault != f"{how}confident":
         return None
     return (
-        f"p_eta is over-confident (residuals {found.value:.2f} of what it promises); turn "
-        "preference.calibrate on, or give it more labels to be calibrated on"
-    )
-
-
-def _underconfident(evidence: Evidence, checks: Sequence[Check]) -> str | None:
-    found = find(checks, "residual_ratio")
-    if found is None or found.fault != "underconfident":
-        return None
-    return (
-        f"p_eta is under-confident (residuals {found.value:.2f} of what it promises); turn "
+        f"p_eta is {how}-confident (residuals {found.value:.2f} of what it promises); turn "
         "preference.calibrate on, or give it more labels to be calibrated on"
     )
 
@@ -233,11 +224,11 @@ _CAUSES: tuple[tuple[str, Callable[[Evidence, Sequence[Check]], str | None]], ..
     ("turned_round", _turned_round),
     ("preference_model_useless", _useless),
     ("reference_wrong", wrong_reference),
-    ("overconfident", _overconfident),
+    ("overconfident", partial(_miscalibrated, how="over")),
     ("harmful", _harmful),
     ("too_few_labels", _too_few),
     ("weak", _weak),
-    ("underconfident", _underconfident),
+    ("underconfident", partial(_miscalibrated, how="under")),
 )
 EXPLAINED = frozenset({"runaway", "reference_wrong"})
 """Faults beside which the reference policy's is not named."""
