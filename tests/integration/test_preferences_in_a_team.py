@@ -1,52 +1,21 @@
 """Two processes share what p_eta needs, and end with the same preferences as one."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from tests.integration.in_process import PipelineRun
+from tests.integration.in_team import run_by_two
 from tests.integration.service import make_tiny_model, write_pairs
 from tests.judge_server import chat_model
 from vrpo.contract.pipeline import plan
 from vrpo.contract.status import StageName
-from vrpo.contract.task import JudgeSource, StageTask
+from vrpo.contract.task import JudgeSource
 from vrpo.engine.sharding import ShardedTeam
 from vrpo.engine.team import Team
-from vrpo.stages import run_stage
-from vrpo.stages.context import StageContext
 from vrpo.stages.score import SCORES
 
 pytestmark = pytest.mark.slow
-
-
-def member(rank, size, folder, task, kind):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size
-    )
-    workdir, scratch = Path(folder) / f"output-{rank}", Path(folder) / "scratch"
-    workdir.mkdir()
-    scratch.mkdir(exist_ok=True)
-    context = StageContext(
-        workdir=workdir,
-        scratch=scratch,
-        device="cpu",
-        report=lambda step, values: None,
-        progress=lambda done, total, unit: None,
-        log=lambda level, message: None,
-        checkpoint=lambda step, values: None,
-        raise_if_cancelled=lambda: None,
-        team=kind.joined(),
-    )
-    run_stage(StageTask.model_validate_json(task), context)
-    dist.destroy_process_group()
-    # caches of DTensor keep gloo's threads, which must not outlive the interpreter
-    os._exit(0)
 
 
 @pytest.fixture
@@ -81,20 +50,6 @@ def stage(run, name):
     return next(planned for planned in plan(run.spec) if planned.name is name)
 
 
-def run_by_two(run, name, folder, kind=Team):
-    """Run a stage on the inputs of a job by two processes; return their outputs."""
-    folder.mkdir()
-    planned = stage(run, name)
-    task = StageTask(
-        job_id="ftjob-test", stage=name, epoch=1, key="k", config=dict(planned.config),
-        options=dict(planned.options), files={}, models={"base": run.model}, judge=run.judge,
-        inputs={name: str(run.outputs[name]) for name in planned.inputs},
-        seed=7, workdir="", scratch="",
-    )  # fmt: skip
-    mp.spawn(member, args=(2, str(folder), task.model_dump_json(), kind), nprocs=2)
-    return [folder / f"output-{rank}" for rank in range(2)]
-
-
 def test_each_pair_is_asked_of_a_judge_by_one_of_two_workers(alone, tmp_path):
     with chat_model(lambda first, second: first >= second) as model:
         source = JudgeSource(name="local", kind="openai", base_url=model.url, model="any")
@@ -103,12 +58,13 @@ def test_each_pair_is_asked_of_a_judge_by_one_of_two_workers(alone, tmp_path):
             run.run(stage(run, name))
         asked_alone = sorted(model.questions)
         model.questions.clear()
-        outputs = run_by_two(run, StageName.SCORE, tmp_path / "together")
+        together = run_by_two(run, stage(run, StageName.SCORE), tmp_path / "together", Team)
 
     assert sorted(model.questions) == asked_alone
     one = load_file(run.outputs[StageName.SCORE] / SCORES)
-    for output in outputs:
-        torch.testing.assert_close(load_file(output / SCORES)["preference"], one["preference"])
+    for rank in range(2):
+        found = load_file(together / f"output-{rank}" / SCORES)
+        torch.testing.assert_close(found["preference"], one["preference"])
 
 
 def test_two_workers_train_the_policies_of_the_folds_that_one_trains(alone, tmp_path):
@@ -117,16 +73,18 @@ def test_two_workers_train_the_policies_of_the_folds_that_one_trains(alone, tmp_
         run.run(stage(run, name))
     for kind in (Team, ShardedTeam):
         place = tmp_path / kind.__name__
-        first, second = run_by_two(run, StageName.FIT_PREFERENCE, place, kind)
+        run_by_two(run, stage(run, StageName.FIT_PREFERENCE), place, kind)
         for fold in range(2):
             path = f"fold-{fold}/model.safetensors"
-            found = load_file(first / path)
+            found = load_file(place / "output-0" / path)
             for name, tensor in load_file(run.outputs[StageName.FIT_PREFERENCE] / path).items():
                 torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
             assert [left.name for left in (place / f"scratch/fold-{fold}").iterdir()] == ["fitted"]
-        assert not (second / "fold-0").exists()
+        assert not (place / "output-1" / "fold-0").exists()
 
     run.run(stage(run, StageName.SCORE))
     one = load_file(run.outputs[StageName.SCORE] / SCORES)
-    for output in run_by_two(run, StageName.SCORE, tmp_path / "scored"):
-        torch.testing.assert_close(load_file(output / SCORES)["preference"], one["preference"])
+    scored = run_by_two(run, stage(run, StageName.SCORE), tmp_path / "scored", Team)
+    for rank in range(2):
+        found = load_file(scored / f"output-{rank}" / SCORES)
+        torch.testing.assert_close(found["preference"], one["preference"])
